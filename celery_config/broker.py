@@ -1,0 +1,80 @@
+"""How we speak to Redis and RabbitMQ: queues, time limits on sockets, what a message may be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kombu import Exchange, Queue
+
+from triggers.settings import Settings
+
+OURS = "celery"  # ticks and deliveries
+SOCKET_SECONDS = 5  # after this a silent connection counts as broken
+PREFIX = "celery_config.celery_worker."  # the names of our own tasks begin with it
+
+
+def options(settings: Settings) -> dict[str, Any]:
+    """Celery's settings that depend on the broker."""
+    rabbitmq = settings.celery_broker_url.startswith("amqp")
+    return {
+        "broker_url": settings.celery_broker_url,
+        "result_backend": settings.celery_result_backend,
+        "task_ignore_result": settings.celery_result_backend is None,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,  # a broker that is away for an hour comes back all the same
+        "broker_connection_timeout": SOCKET_SECONDS,
+        "broker_heartbeat": 10,
+        "broker_transport_options": rabbitmq_options() if rabbitmq else redis_options(),
+        "redis_socket_timeout": SOCKET_SECONDS,
+        "redis_socket_connect_timeout": SOCKET_SECONDS,
+        "redis_socket_keepalive": True,
+        "task_publish_retry_policy": {"max_retries": 1, "interval_start": 0.2, "interval_max": 0.2},
+        "task_default_queue": OURS,
+        "task_queues": queues(settings),
+        "task_routes": (route_to(settings.celery_queues[0]),),
+        **({"task_default_queue_type": "quorum", "task_default_exchange_type": "topic"} if quorum(settings) else {}),
+    }
+
+
+def quorum(settings: Settings) -> bool:
+    """Whether the queues are RabbitMQ's replicated ones."""
+    return settings.celery_queue_type == "quorum"
+
+
+def redis_options() -> dict[str, Any]:
+    """A connection that went silent is noticed within seconds instead of never."""
+    return {
+        "socket_timeout": SOCKET_SECONDS,
+        "socket_connect_timeout": SOCKET_SECONDS,
+        "socket_keepalive": True,
+        "health_check_interval": SOCKET_SECONDS,
+    }
+
+
+def rabbitmq_options() -> dict[str, Any]:
+    """A publish is done when RabbitMQ says so, and gives up when it says nothing."""
+    return {
+        "confirm_publish": True,
+        "confirm_timeout": SOCKET_SECONDS,
+        "write_timeout": SOCKET_SECONDS,
+    }
+
+
+def queues(settings: Settings) -> list[Queue]:
+    """Ours, and those of the users' tasks."""
+    if not quorum(settings):
+        return [Queue(name, Exchange(name), routing_key=name) for name in (OURS, *settings.celery_queues)]
+    # A topic exchange: with a direct one Celery cannot set up its delayed delivery on quorum queues.
+    return [
+        Queue(name, Exchange(name, type="topic"), routing_key=name, queue_arguments={"x-queue-type": "quorum"})
+        for name in (OURS, *settings.celery_queues)
+    ]
+
+
+def route_to(queue: str) -> Any:
+    """A router: our own tasks to our queue, everybody else's to `queue`, so that none holds up a tick."""
+
+    def route(name: str, args: Any, kwargs: Any, options: Any, task: Any = None, **more: Any) -> dict[str, str]:
+        return {"queue": OURS if name.startswith(PREFIX) else queue}
+
+    return route

@@ -1,0 +1,150 @@
+"""The Celery app and its beat schedule. Wiring only: what the tasks do stands in `triggers`."""
+
+from __future__ import annotations
+
+
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import tzdata
+from celery import Celery, signals
+from celery.schedules import crontab
+from celery.utils.imports import import_from_cwd
+
+from celery_config import engine
+from celery_config.broker import PREFIX, options
+from celery_config.dispatch import Hinter, dispatch, publish_tasks, send_hint
+from celery_config.task import EventTask
+from models.database import Database
+from triggers import logs, retention, tick
+from triggers.courier import Courier
+from triggers.errors import ConfigurationError
+from triggers.recorder import Recorder
+from triggers.settings import Settings
+from triggers.tick import Hint
+
+CHILD_FLUSH_SECONDS = 5  # for recording results when a pool process ends
+
+try:
+    settings = Settings.from_environment()
+except ConfigurationError as error:
+    print(f"triggerbeat: {error}", file=sys.stderr)
+    raise SystemExit(2) from None
+
+celery = Celery("triggerbeat", task_cls=EventTask)
+celery.conf.update(
+    options(settings),
+    accept_content=["json"],
+    task_serializer="json",
+    result_serializer="json",
+    timezone="UTC",
+    worker_prefetch_multiplier=1,
+    beat_scheduler="celery_config.beat:MonotonicScheduler",
+    beat_schedule={
+        "execute_scheduled_triggers": {
+            "task": PREFIX + "execute_scheduled_triggers",
+            "schedule": timedelta(seconds=settings.tick_seconds),
+        },
+        "update_event_states": {
+            "task": PREFIX + "update_event_states",
+            "schedule": crontab(minute="*/30"),
+        },
+    },
+)
+celery.steps["worker"].add(engine.Engine)
+celery.steps["consumer"].add(engine.EngineConsumer)
+
+database = Database(settings.database_url)
+
+
+def send(hints: Sequence[Hint]) -> bool:
+    """Hand events to the broker; whether it took them."""
+    return dispatch(celery, hints)
+
+
+courier = Courier(
+    database,
+    publish=lambda jobs: publish_tasks(celery, jobs, settings.celery_queues[0]),
+    hand_back=send,
+    allow_private=settings.allow_private_targets,
+    wall_clock=time.time,
+    tzdata=tzdata.IANA_VERSION,
+)
+engine.start_courier = courier.start
+engine.stop_courier = courier.stop
+EventTask.recorder = Recorder(database, send, tzdata.IANA_VERSION)
+hint = Hinter(celery)
+
+
+@celery.task(Strategy="celery_config.engine:strategy")
+def execute_scheduled_triggers(hint: bool = False) -> dict[str, int]:
+    """One tick. With `hint` somebody asked for it between two of beat's."""
+    made = tick.run(database, send, timedelta(seconds=settings.horizon_seconds), tzdata.IANA_VERSION, node(hint))
+    return {"planned": made.planned, "skipped": made.skipped, "taken_back": made.taken_back}
+
+
+@celery.task(Strategy="celery_config.engine:strategy")
+def update_event_states() -> dict[str, int]:
+    """Archive finished events, delete archived ones."""
+    ages = retention.Ages(
+        active=timedelta(seconds=settings.event_active_seconds),
+        archived=timedelta(seconds=settings.event_archived_seconds),
+        failed=timedelta(seconds=settings.event_failed_seconds),
+    )
+    return retention.update_event_states(database, ages)
+
+
+@celery.task(Strategy="celery_config.engine:strategy")
+def deliver(kind: str, batch: list[list[Any]]) -> int:
+    """Take over events, `[[instant, [event id, ...]], ...]`, until their instant and through their delivery."""
+    events = [(id_, datetime.fromisoformat(due)) for due, ids in batch for id_ in ids]
+    courier.submit(kind, events)
+    return len(events)
+
+
+def node(hinted: bool) -> str | None:
+    """Whom a tick is recorded for: only beat's ticks prove that beat is alive."""
+    return None if hinted else socket.gethostname()
+
+
+def hint_now(seconds: float = 2.0) -> bool:
+    """Ask for a tick and wait for up to `seconds`; whether the broker took the message."""
+    taken: list[bool] = []
+    thread = threading.Thread(target=lambda: taken.append(send_hint(celery)), daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return bool(taken and taken[0])
+
+
+@signals.setup_logging.connect(weak=False)
+def configure_logs(loglevel: Any = None, logfile: Any = None, **more: Any) -> None:
+    """Our log lines and Celery's, in one form."""
+    logs.configure(settings, level=loglevel, logfile=logfile)
+
+
+@signals.worker_process_shutdown.connect(weak=False)
+def flush_child(**more: Any) -> None:
+    """A pool process ends: record what its tasks led to."""
+    EventTask.recorder.close(CHILD_FLUSH_SECONDS)
+
+
+@signals.worker_shutdown.connect(weak=False)
+def flush_worker(**more: Any) -> None:
+    """The worker ends; with the solo pool it ran the tasks itself."""
+    EventTask.recorder.close(CHILD_FLUSH_SECONDS)
+
+
+@signals.celeryd_init.connect(weak=False)
+def import_tasks(**more: Any) -> None:
+    """Import the modules with users' tasks; one that cannot be imported stops the worker with one line."""
+    for module in settings.task_modules:
+        try:
+            import_from_cwd(module)
+        except ImportError as error:
+            print(f"triggerbeat: TASK_MODULES={module!r} cannot be imported: {error}", file=sys.stderr)
+            raise SystemExit(2) from None

@@ -1,0 +1,118 @@
+"""Hand events to the broker: hints to our own queue, users' tasks to theirs."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from itertools import groupby
+from math import ceil
+from typing import Any
+
+from celery import Celery
+
+from celery_config.broker import PREFIX
+from triggers.courier import values_of
+from triggers.store.delivery import Job
+from triggers.targets.placeholders import render
+from triggers.tick import Hint
+
+SPREAD = 64  # so many messages share a batch, so that workers do; few events go one by one, by name
+MOST = 500  # events in one message
+HARD_LIMIT_SECONDS = 10  # after its timeout a task that cannot be interrupted is killed with its process
+MERGE_SECONDS = 0.25  # hints to tick are merged over this time
+
+TICK = PREFIX + "execute_scheduled_triggers"
+DELIVER = PREFIX + "deliver"
+
+log = logging.getLogger("triggerbeat.dispatch")
+
+
+def dispatch(app: Celery, hints: Sequence[Hint]) -> bool:
+    """Publish hints in messages of up to `MOST` events, each of one kind of target; whether all were sent.
+
+    Never raises: kombu's and redis-py's errors have no common root, and a hint that was not sent is found
+    by the next tick.
+    """
+    try:
+        with app.producer_or_acquire() as producer:
+            for kind, of_kind in groupby(sorted(hints, key=lambda h: (h.kind, h.due_at)), lambda h: h.kind):
+                for chunk in chunks(list(of_kind)):
+                    publish_chunk(app, producer, kind, chunk)
+    except Exception as error:
+        log.error("cannot dispatch, the next tick does: %s: %s", type(error).__name__, error)
+        return False
+    return True
+
+
+def chunks(hints: Sequence[Hint]) -> list[Sequence[Hint]]:
+    """Few events one by one, many in batches."""
+    size = min(MOST, ceil(len(hints) / SPREAD))
+    return [hints[i : i + size] for i in range(0, len(hints), size)]
+
+
+def publish_chunk(app: Celery, producer: Any, kind: str, chunk: Sequence[Hint]) -> None:
+    """One message; what people see of it names the trigger."""
+    batch = [[due.isoformat(), [h.event_id for h in same]] for due, same in groupby(chunk, lambda h: h.due_at)]
+    first = f"{chunk[0].name or chunk[0].event_id} at {chunk[0].due_at:%Y-%m-%dT%H:%M:%SZ}"
+    shown = f"({kind}: {first})" if len(chunk) == 1 else f"({kind}: {len(chunk)} events, first {first})"
+    app.send_task(DELIVER, (kind, batch), producer=producer, argsrepr=shown, ignore_result=True)
+
+
+def publish_tasks(app: Celery, jobs: Sequence[Job], default_queue: str) -> None:
+    """Send users' tasks, each in a message of its own with the event's id as its task id.
+
+    The arguments in the message are for people to see; the attempt reads them from the database when it
+    begins. Raises what kombu raises.
+    """
+    with app.producer_or_acquire() as producer:
+        for job in jobs:
+            target = job.target
+            values = values_of(job) | {"attempt": str(job.attempt + 1)}
+            app.send_task(
+                target["task"],
+                render(target["args"], values),
+                render(target["kwargs"] if job.payload is None else job.payload, values),
+                producer=producer,
+                queue=target["queue"] or default_queue,
+                task_id=job.id,
+                time_limit=job.policy["timeout_seconds"] + HARD_LIMIT_SECONDS,
+                headers={"triggerbeat_event": True},
+            )
+
+
+class Hinter:
+    """Asks for a tick soon, without ever making the caller wait; many requests make one message."""
+
+    def __init__(self, app: Celery) -> None:
+        self.app = app
+        self.asked = threading.Event()
+        self.lock = threading.Lock()
+        self.thread: threading.Thread | None = None
+
+    def __call__(self) -> None:
+        """Ask; returns at once."""
+        self.asked.set()
+        with self.lock:
+            if self.thread is None or not self.thread.is_alive():
+                self.thread = threading.Thread(target=self.run, name="hinter", daemon=True)
+                self.thread.start()
+
+    def run(self) -> None:
+        """Send one message for all that was asked since the last."""
+        while True:
+            self.asked.wait()
+            self.asked.clear()
+            send_hint(self.app)
+            time.sleep(MERGE_SECONDS)
+
+
+def send_hint(app: Celery) -> bool:
+    """Ask for a tick now; whether the broker took the message (within its socket's time limits)."""
+    try:
+        app.send_task(TICK, kwargs={"hint": True}, ignore_result=True, retry=False)
+    except Exception as error:
+        log.warning("cannot ask for a tick, the next one does it: %s: %s", type(error).__name__, error)
+        return False
+    return True

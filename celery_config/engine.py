@@ -1,0 +1,164 @@
+"""Ticks and deliveries in the worker's own process, on threads and a channel of their own.
+
+Celery's pool belongs to the users' tasks: two that run for an hour on a pool of two would hold up every
+tick, and while others wait for a slot they fill the prefetch window of the channel, so that the worker
+takes nothing more from any queue. So our queue is consumed on its own channel, and our tasks run beside
+the pool.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from celery import bootsteps
+from celery.concurrency import solo
+from celery.concurrency.base import apply_target
+from celery.worker.strategy import default
+from kombu import Consumer
+
+from celery_config.broker import OURS
+
+THREADS = 8
+PREFETCH = 8  # messages that wait in this process; the others are left for other workers
+DRAIN_SECONDS = 25  # how long a warm shutdown waits for calls in flight
+
+start_courier: Callable[[], None] = lambda: None  # noqa: E731  set by celery_worker, which wires
+stop_courier: Callable[[float], None] = lambda seconds: None  # noqa: E731
+
+
+class Threads:
+    """What Celery's request calls a pool: runs our tasks on threads of the worker's process."""
+
+    def __init__(self, threads: int, name: str) -> None:
+        self.executor = ThreadPoolExecutor(threads, name)
+        self.read_fd, self.write_fd = os.pipe()
+        os.set_blocking(self.read_fd, False)
+        os.set_blocking(self.write_fd, False)
+
+    def apply_async(
+        self,
+        target: Callable[..., Any],
+        args: Any = (),
+        kwargs: Any = None,
+        callback: Any = None,
+        accept_callback: Any = None,
+        **ignored: Any,
+    ) -> None:
+        """Run a task; its message is acknowledged when it begins."""
+        self.executor.submit(self.run, target, args, kwargs, callback, accept_callback)
+
+    def run(self, target: Any, args: Any, kwargs: Any, callback: Any, accept_callback: Any) -> None:
+        """Run, and wake the worker's loop, which has the acknowledgement to send."""
+
+        def accepted(*with_: Any) -> None:
+            accept_callback(*with_)
+            self.wake()
+
+        try:
+            apply_target(target, args, kwargs, callback, accepted)
+        finally:
+            self.wake()
+
+    def wake(self) -> None:
+        """Make the worker's loop turn once."""
+        try:
+            os.write(self.write_fd, b"x")
+        except BlockingIOError:
+            pass  # it is awake
+
+    def awake(self, *args: Any) -> None:
+        """The loop turned."""
+        try:
+            os.read(self.read_fd, 4096)
+        except BlockingIOError:
+            pass
+
+    def stop(self) -> None:
+        """Let what runs end; drop what has not begun."""
+        self.executor.shutdown(wait=True, cancel_futures=True)
+
+
+class EngineSide:
+    """The consumer as our tasks see it: with our threads as its pool, and no slot to wait for."""
+
+    def __init__(self, consumer: Any, pool: Threads) -> None:
+        self.consumer = consumer
+        self.pool = pool
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.consumer, name)
+
+    def on_task_request(self, request: Any) -> None:
+        """Begin at once."""
+        request.execute_using_pool(self.pool)
+
+
+def strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Any:
+    """The strategy of our own tasks: Celery's, on our side of the worker."""
+    return default(task, app, EngineSide(consumer, consumer.controller.engine_threads), **options)
+
+
+def users_strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Any:
+    """The strategy of users' tasks: Celery's; with the solo pool on a thread, one at a time.
+
+    The solo pool runs a task in the loop that takes messages: one of an hour would hold up every tick.
+    """
+    if isinstance(consumer.pool, solo.TaskPool):
+        consumer = EngineSide(consumer, consumer.controller.solo_thread)
+    return default(task, app, consumer, **options)
+
+
+class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Worker step: the threads, and the courier that holds and delivers events."""
+
+    requires = ("celery.worker.components:Pool",)  # after the pool has forked: forks want no threads
+
+    def __init__(self, worker: Any, **options: Any) -> None:
+        super().__init__(worker, **options)
+        worker.engine_threads = Threads(THREADS, "engine")
+        worker.solo_thread = Threads(1, "solo")
+
+    def start(self, worker: Any) -> None:
+        """Start the courier."""
+        start_courier()
+
+    def stop(self, worker: Any) -> None:
+        """Let calls in flight end, then stop."""
+        worker.solo_thread.stop()
+        stop_courier(DRAIN_SECONDS)
+        worker.engine_threads.stop()
+
+    def terminate(self, worker: Any) -> None:
+        """Stop without waiting."""
+        stop_courier(0)
+        for threads in (worker.engine_threads, worker.solo_thread):
+            threads.executor.shutdown(wait=False, cancel_futures=True)
+
+
+class EngineConsumer(bootsteps.ConsumerStep):  # type: ignore[misc]
+    """Consumer step: our queue on a channel of its own, when this worker serves it (`-Q`)."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, c: Any) -> None:
+        """Take our queue over from the consumer of the users' tasks."""
+        self.consumers = []
+        if c.hub is not None:
+            for threads in (c.controller.engine_threads, c.controller.solo_thread):
+                c.hub.add_reader(threads.read_fd, threads.awake)
+        queue = c.app.amqp.queues.consume_from.get(OURS)
+        if queue is None:
+            return
+        c.task_consumer.cancel_by_queue(OURS)
+        channel = c.connection.channel()
+        consumer = Consumer(channel, [queue], on_message=c.create_task_handler(), accept=["json"])
+        consumer.qos(prefetch_count=PREFETCH, apply_global=False)
+        consumer.consume()
+        self.consumers = [consumer]
+
+    def get_consumers(self, channel: Any) -> list[Any]:
+        """Those that `start` made."""
+        return list(self.consumers or [])

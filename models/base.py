@@ -1,0 +1,103 @@
+"""Column types and naming shared by all tables."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, MetaData, String, Text
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.types import DateTime, TypeDecorator
+
+# Names are part of the schema: without them a migration cannot drop a constraint on SQLite.
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Base(DeclarativeBase):
+    """The root of all rows."""
+
+    metadata = MetaData(naming_convention=NAMING)
+
+
+class Instant(TypeDecorator[datetime]):
+    """An instant in UTC, to the microsecond.
+
+    `timestamptz` on PostgreSQL; on SQLite text of fixed width (`2026-11-20 09:00:00.000000`), which
+    sorts as the instants do and which SQLite's own date functions read.
+    """
+
+    impl = DateTime
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> Any:
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(DateTime(timezone=True))
+        return dialect.type_descriptor(String(26))
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        if value is None or dialect.name == "postgresql":
+            return value
+        return instant_text(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if isinstance(value, str):
+            return datetime.fromisoformat(value).replace(tzinfo=UTC)
+        return value if value.tzinfo is UTC else value.astimezone(UTC)
+
+
+def instant_text(value: datetime) -> str:
+    """SQLite's form of an aware instant."""
+    return value.astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
+
+
+# PostgreSQL keeps ids in 16 bytes; SQLite as the text that people read elsewhere.
+Id = String(36).with_variant(postgresql.UUID(as_uuid=False), "postgresql")
+
+class Json(TypeDecorator[Any]):
+    """A JSON value; Python's None is NULL.
+
+    `json`, not `jsonb`, on PostgreSQL: the text stays as it was written, which is what the planner's memo is
+    keyed by. Text on SQLite, whose own JSON columns turn `2.0` into `2` and round large integers.
+    """
+
+    impl = JSON(none_as_null=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> Any:
+        return dialect.type_descriptor(self.impl_instance if dialect.name == "postgresql" else Text())
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        if value is None or dialect.name == "postgresql":
+            return value
+        return json.dumps(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        return json.loads(value) if isinstance(value, str) and dialect.name != "postgresql" else value
+
+
+LongText = Text
+
+
+def new_id(now: datetime) -> str:
+    """A UUID of version 7 (RFC 9562, section 5.7): the instant in milliseconds, then 74 random bits.
+
+    Ids that grow with time keep the primary key's index warm at its right edge.
+    """
+    milliseconds = int(now.timestamp() * 1000) & 0xFFFFFFFFFFFF
+    bits = int.from_bytes(os.urandom(10), "big")
+    high = milliseconds << 16 | 0x7000 | bits >> 68
+    low = 0x8000000000000000 | bits & 0x3FFFFFFFFFFFFFFF
+    text = f"{high:016x}{low:016x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

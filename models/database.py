@@ -1,0 +1,190 @@
+"""Engine, transactions and the clock. No engine is made at import, and none survives a fork."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+
+LOCK_SECONDS = 5  # how long a statement waits for a lock before it gives up
+STATEMENT_SECONDS = 60
+IDLE_IN_TRANSACTION_SECONDS = 60  # a frozen worker must not hold its row locks for ever
+CONNECT_SECONDS = 5
+POOL_SIZE = 5
+POOL_OVERFLOW = 15
+
+POSTGRES_OPTIONS = (
+    f"-c timezone=UTC -c lock_timeout={LOCK_SECONDS}s -c statement_timeout={STATEMENT_SECONDS}s"
+    f" -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_SECONDS}s"
+)
+
+Clock = Callable[[Connection], datetime]
+
+
+class Database:
+    """Where triggers and events live: `write()` and `read()` give a connection in a transaction.
+
+    The engine is made on first use in each process: one that was made before a fork shares its sockets
+    between parent and child. `clock`, if given, answers instead of the real clock (tests, simulation).
+    """
+
+    def __init__(self, url: str, clock: Clock | None = None) -> None:
+        self.url = normal_url(url)
+        self.is_postgres = self.url.get_backend_name() == "postgresql"
+        self._clock = clock or (postgres_clock if self.is_postgres else machine_clock)
+        self._engine: Engine | None = None
+        self._pid = 0
+        self._making = threading.Lock()
+        self._writing = threading.Lock()
+
+    @property
+    def engine(self) -> Engine:
+        """This process's engine."""
+        if self._engine is None or self._pid != os.getpid():
+            self._make_engine()
+        assert self._engine is not None
+        return self._engine
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that may write; committed at the end, rolled back on an exception.
+
+        SQLite has one writer. Threads of one process queue here, in order, because SQLite's own
+        waiting is a poll with growing pauses.
+        """
+        engine = self.engine
+        if self.is_postgres:
+            with engine.begin() as connection:
+                yield connection
+            return
+        with self._writing, engine.connect() as connection:
+            connection.execution_options(triggerbeat_writes=True)
+            with connection.begin():
+                yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that only reads."""
+        with self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    def now(self, connection: Connection) -> datetime:
+        """The instant by the clock that everybody shares: the database's, or this machine's for SQLite."""
+        return self._clock(connection)
+
+    def close(self) -> None:
+        """Close this process's connections."""
+        if self._engine is not None and self._pid == os.getpid():
+            self._engine.dispose()
+        self._engine = None
+
+    def _make_engine(self) -> None:
+        with self._making:
+            if self._engine is not None and self._pid == os.getpid():
+                return
+            if self._engine is not None:  # inherited over a fork: the sockets are the parent's
+                self._engine.dispose(close=False)
+                self._writing = threading.Lock()
+            self._engine = postgres_engine(self.url) if self.is_postgres else sqlite_engine(self.url)
+            self._pid = os.getpid()
+
+
+def normal_url(url: str) -> URL:
+    """The URL with the driver we support: psycopg 3 for PostgreSQL, the standard library's for SQLite.
+
+    Raises ValueError for other databases.
+    """
+    parsed = make_url("postgresql" + url[8:] if url.startswith("postgres:") else url)
+    backend = parsed.get_backend_name()
+    if backend == "postgresql":
+        return parsed.set(drivername="postgresql+psycopg")
+    if backend == "sqlite":
+        return parsed.set(drivername="sqlite+pysqlite")
+    raise ValueError(f"{backend} is not supported; use sqlite or postgresql")
+
+
+def postgres_clock(connection: Connection) -> datetime:
+    """The database's clock, now and not at the start of the transaction."""
+    value: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+    return value.astimezone(UTC)
+
+
+def machine_clock(connection: Connection) -> datetime:
+    """This machine's clock: with SQLite all processes share it."""
+    return datetime.now(UTC)  # noqa: TID251  the one place below the entry points that reads a clock
+
+
+def postgres_engine(url: URL) -> Engine:
+    """Connections that notice a peer that is gone, and never wait for ever."""
+    return create_engine(
+        url,
+        pool_pre_ping=True,
+        pool_size=POOL_SIZE,
+        max_overflow=POOL_OVERFLOW,
+        pool_timeout=LOCK_SECONDS,
+        connect_args={
+            "connect_timeout": CONNECT_SECONDS,
+            "options": POSTGRES_OPTIONS,
+            "application_name": "triggerbeat",
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 15_000,
+        },
+    )
+
+
+def sqlite_engine(url: URL) -> Engine:
+    """WAL, so that readers and the writer do not wait for each other; every writer says so at BEGIN."""
+    engine = create_engine(
+        url,
+        pool_size=POOL_SIZE,
+        max_overflow=POOL_OVERFLOW,
+        pool_timeout=LOCK_SECONDS,
+        connect_args={"timeout": LOCK_SECONDS, "isolation_level": None, "check_same_thread": False},
+    )
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, record: Any) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")  # what was accepted survives a power cut
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("triggerbeat_writes")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def migrate(url: str) -> None:
+    """Bring the schema to the newest version (Alembic, `migrations/`)."""
+    from alembic import command
+
+    command.upgrade(alembic_config(url), "head")
+
+
+def alembic_config(url: str) -> Any:
+    """Alembic's configuration, independent of the working directory."""
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent.parent / "migrations"))
+    config.attributes["url"] = normal_url(url)
+    return config
+
+
+def schema_is_current(connection: Connection) -> bool:
+    """Whether the newest migration has been applied."""
+    from alembic.runtime.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    heads = ScriptDirectory(str(Path(__file__).parent.parent / "migrations")).get_heads()
+    return set(MigrationContext.configure(connection).get_current_heads()) == set(heads)

@@ -1,0 +1,92 @@
+"""What happened to triggers, and what else outlives an event: the audit stands on these tables."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Date,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models.base import Base, Id, Instant, Json, LongText
+from models.states import FINAL, Change, one_of
+
+
+class TriggerChange(Base):
+    """One change of a trigger, never updated: from `effective_at` on, exclusive, this is what it plans by."""
+
+    __tablename__ = "trigger_changes"
+
+    id: Mapped[int] = mapped_column(
+        BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
+    )
+    trigger_id: Mapped[str] = mapped_column(Id, ForeignKey("triggers.id"))
+    change: Mapped[str] = mapped_column(String(30))
+    effective_at: Mapped[datetime] = mapped_column(Instant)
+    state: Mapped[str] = mapped_column(String(10))
+    schedule: Mapped[dict[str, Any]] = mapped_column(Json)
+    anchor: Mapped[datetime] = mapped_column(Instant)
+    policy: Mapped[dict[str, Any]] = mapped_column(Json)
+    planned_count: Mapped[int] = mapped_column(BigInteger)  # towards max_runs, when the change took effect
+    tzdata: Mapped[str] = mapped_column(String(20))
+    detail: Mapped[str | None] = mapped_column(LongText)
+
+    __table_args__ = (
+        CheckConstraint(one_of("change", Change), name="change"),
+        Index("ix_trigger_changes_trigger_id", "trigger_id", "id"),
+    )
+
+
+class PurgedEvents(Base):
+    """How many occurrences of a trigger, by month (UTC) and fate, stood in events that retention deleted."""
+
+    __tablename__ = "purged_events"
+
+    trigger_id: Mapped[str] = mapped_column(Id, ForeignKey("triggers.id"), primary_key=True)
+    month: Mapped[date] = mapped_column(Date, primary_key=True)
+    status: Mapped[str] = mapped_column(String(10), primary_key=True)
+    events: Mapped[int] = mapped_column(BigInteger)
+    occurrences: Mapped[int] = mapped_column(BigInteger)  # of planned events, with those they covered
+    first_scheduled_for: Mapped[datetime] = mapped_column(Instant)
+    last_scheduled_for: Mapped[datetime] = mapped_column(Instant)
+
+    __table_args__ = (
+        CheckConstraint(one_of("status", FINAL), name="status"),
+        CheckConstraint("events > 0 AND occurrences >= 0", name="counts"),
+        CheckConstraint("first_scheduled_for <= last_scheduled_for", name="order"),
+    )
+
+
+class Node(Base):
+    """A machine that ran a tick: when it last did, and what it saw."""
+
+    __tablename__ = "nodes"
+
+    name: Mapped[str] = mapped_column(String(255), primary_key=True)
+    last_tick_at: Mapped[datetime] = mapped_column(Instant)
+    took_seconds: Mapped[float] = mapped_column(Double)
+    planned: Mapped[int] = mapped_column(BigInteger)
+    clock_skew_seconds: Mapped[float] = mapped_column(Double)
+    tzdata: Mapped[str] = mapped_column(String(20))
+
+
+class IdempotencyKey(Base):
+    """A create that was answered: the same key and body within a day give the same trigger again."""
+
+    __tablename__ = "idempotency_keys"
+
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    body_digest: Mapped[str] = mapped_column(String(64))
+    trigger_id: Mapped[str] = mapped_column(Id, ForeignKey("triggers.id"))
+    created_at: Mapped[datetime] = mapped_column(Instant)
+
+    __table_args__ = (Index("ix_idempotency_keys_created_at", "created_at"),)

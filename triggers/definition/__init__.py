@@ -1,0 +1,16 @@
+"""What a trigger may be: the one definition behind HTTP, command line and OpenAPI."""
+
+from triggers.definition.documents import TriggerDocument
+from triggers.definition.reading import check_payload, parse_trigger, warnings_for
+from triggers.definition.strict_json import digest, load_json, pointer, unstorable
+
+__all__ = [
+    "TriggerDocument",
+    "check_payload",
+    "digest",
+    "load_json",
+    "parse_trigger",
+    "pointer",
+    "unstorable",
+    "warnings_for",
+]

@@ -1,0 +1,344 @@
+"""The transitions of a delivery: prepare, start, finish. Each in the caller's transaction."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection
+
+from models.states import Reason, Status
+from triggers import retry
+from triggers.logs import step
+from triggers.store import delivery, lifecycle
+from triggers.store.delivery import Job
+from triggers.store.plan import Unattended
+from triggers.targets import Outcome
+
+LEASE_MARGIN = timedelta(seconds=15)  # over the timeout: the time a finish may need to be recorded
+START_GRACE = timedelta(seconds=10)  # after a retry's instant somebody looks whether it started
+LOOK_AHEAD = timedelta(seconds=60)  # a retry that is farther away than this is left to a tick
+QUEUED = timedelta(minutes=5)  # an event that waits for another is looked at again after this
+
+log = logging.getLogger("triggerbeat.event")
+
+
+class Ready(NamedTuple):
+    """What came of looking at due events: what may start, and what is early by the database's clock."""
+
+    jobs: list[Job]
+    early: list[tuple[str, datetime]]
+
+
+class Finished(NamedTuple):
+    """An attempt that ended: whose, when it ended, what came of it."""
+
+    job: Job
+    outcome: Outcome
+    lost: bool = False
+
+
+@dataclass(slots=True)
+class Finish:
+    """What a batch of finished attempts led to. `again`: (job, instant) of retries due before a tick comes."""
+
+    won: list[tuple[Finished, retry.Decision]] = field(default_factory=list)
+    refused: list[Finished] = field(default_factory=list)
+    again: list[tuple[Job, datetime]] = field(default_factory=list)
+    released: list[tuple[str, datetime, str]] = field(default_factory=list)  # queued behind them: id, due, kind
+
+
+def prepare(connection: Connection, ids: Iterable[str], kind: str, now: datetime) -> Ready:
+    """Look at due events and keep those that may start.
+
+    1. What somebody else started, ended or removed is not pending any more, and is passed over.
+    2. What is early by the database's clock is given back.
+    3. What is late is judged by the misfire policy, at its first start.
+    4. What would overlap is judged by the overlap policy.
+    """
+    jobs = delivery.look(connection, ids, kind)
+    early = [(job.id, job.due_at) for job in jobs if job.due_at > now]
+    jobs = [job for job in jobs if job.due_at <= now]
+    if any(job.misfire_at is not None and job.misfire_at < now and not job.attempt for job in jobs):
+        jobs = judge_misfires(connection, jobs, now)
+    if any(job.policy["overlap"] != "allow" for job in jobs):
+        jobs = judge_overlaps(connection, jobs, now)
+    return Ready(jobs, early)
+
+
+def judge_misfires(connection: Connection, jobs: Sequence[Job], now: datetime) -> list[Job]:
+    """Drop first starts that are later than their grace, unless they are the newest under fire_once."""
+    late = [j for j in jobs if j.misfire_at is not None and j.misfire_at < now and not j.attempt]
+    once = {job.trigger_id for job in late if job.policy["misfire"] == "fire_once"}
+    newest = {row[1]: row[0] for row in delivery.due(connection, once, now)} if once else {}
+    missed = [j for j in late if j.policy["misfire"] == "skip" or newest.get(j.trigger_id, j.id) != j.id]
+    return drop(connection, jobs, missed, Reason.MISFIRE, now)
+
+
+def judge_overlaps(connection: Connection, jobs: Sequence[Job], now: datetime) -> list[Job]:
+    """Drop or put off first starts while another event of their trigger is under way."""
+    judged = [j for j in jobs if j.policy["overlap"] != "allow" and j.source != "manual" and not j.attempt]
+    if not judged:
+        return list(jobs)
+    busy = delivery.under_way(connection, {job.trigger_id for job in judged})
+    waiting: dict[str, str] = {}
+    for id_, trigger_id, _, _ in delivery.due(connection, {job.trigger_id for job in judged}, now):
+        waiting.setdefault(trigger_id, id_)
+    missed: list[Job] = []
+    queued: list[Job] = []
+    for job in judged:
+        oldest = waiting.get(job.trigger_id, job.id) == job.id
+        if job.trigger_id not in busy and (oldest or job.policy["overlap"] == "skip"):
+            busy.add(job.trigger_id)
+        elif job.policy["overlap"] == "queue" and (oldest or job.policy["misfire"] == "fire_all"):
+            queued.append(job)
+        elif job.policy["overlap"] == "queue" and waits_alone(job, waiting, jobs):
+            queued.append(job)
+        else:
+            missed.append(job)
+    delivery.wait(connection, [job.id for job in queued], now + QUEUED)
+    held = {job.id for job in queued}
+    return [job for job in drop(connection, jobs, missed, Reason.OVERLAP, now) if job.id not in held]
+
+
+def waits_alone(job: Job, waiting: Mapping[str, str], jobs: Sequence[Job]) -> bool:
+    """Whether the one that is older starts in this very batch, so that this one is the only one to wait."""
+    older = waiting[job.trigger_id]
+    between = [j for j in jobs if j.trigger_id == job.trigger_id and j.scheduled_for < job.scheduled_for]
+    return [j.id for j in between] == [older]
+
+
+def drop(
+    connection: Connection, jobs: Sequence[Job], missed: Sequence[Job], reason: Reason, now: datetime
+) -> list[Job]:
+    """End `missed` as skipped; the jobs that are left."""
+    if not missed:
+        return list(jobs)
+    won = delivery.end(connection, [job.id for job in missed], Status.SKIPPED, reason, now)
+    for job in missed:
+        if job.id in won:
+            report(job, "skipped", status=Status.SKIPPED, reason=reason, late=lateness(job, now))
+    gone = {job.id for job in missed}
+    return [job for job in jobs if job.id not in gone]
+
+
+def start(connection: Connection, jobs: Sequence[Job], now: datetime) -> list[Job]:
+    """Begin an attempt at each; those that were won, with the attempt's number."""
+    won: list[Job] = []
+    by_timeout: dict[int, list[Job]] = {}
+    for job in jobs:
+        by_timeout.setdefault(job.policy["timeout_seconds"], []).append(job)
+    for timeout, group in by_timeout.items():
+        lease = now + timedelta(seconds=timeout) + LEASE_MARGIN
+        attempts = delivery.start(connection, [job.id for job in group], now, lease)
+        for job in group:
+            if job.id in attempts:
+                began(job, attempts[job.id], now)
+                won.append(job)
+    return won
+
+
+def began(job: Job, attempt: int, now: datetime) -> None:
+    """Note on the job that its attempt was won."""
+    job.attempt = attempt
+    job.attempt_started_at = now
+    job.started_at = job.started_at or now
+
+
+def started(jobs: Sequence[Job]) -> None:
+    """Log that these attempts began; after the commit."""
+    for job in jobs:
+        assert job.attempt_started_at is not None
+        report(job, "started", status=Status.RUNNING, late=lateness(job, job.attempt_started_at))
+
+
+def lateness(job: Job, now: datetime) -> float:
+    """Seconds after the instant at which this attempt was due."""
+    return (now - job.due_at).total_seconds()
+
+
+def report(job: Job, verb: str, **fields: Any) -> None:
+    """One line for a step of the event's life."""
+    if log.isEnabledFor(logging.INFO):
+        step(
+            log,
+            verb,
+            trigger=job.name,
+            event=job.id,
+            scheduled_for=job.scheduled_for,
+            attempt=job.attempt or None,
+            **fields,
+        )
+
+
+def finish(
+    connection: Connection,
+    finished: Sequence[Finished],
+    now: datetime,
+    tzdata: str,
+    chance: Callable[[], float],
+) -> Finish:
+    """End attempts, each fenced by its number.
+
+    1. Decide: succeeded, failed, or pending again after a wait.
+    2. Compare and set; a result that comes after its lease was taken back is refused.
+    3. Leave a row for each attempt that did not succeed.
+    4. Count failures in a row, pause after too many, complete what is exhausted, release what waited.
+    """
+    decisions = [decision_of(one, now, chance) for one in finished]
+    rows = [finish_row(one, made, now) for one, made in zip(finished, decisions, strict=True)]
+    won = delivery.finish(connection, rows)
+    done = Finish(refused=[one for one in finished if one.job.id not in won])
+    done.won = [pair for pair in zip(finished, decisions, strict=True) if pair[0].job.id in won]
+    delivery.record_attempts(connection, [attempt_row(one, now) for one, _ in done.won if not_ok(one)])
+    done.again = [
+        (one.job, made.due_at)
+        for one, made in done.won
+        if made.due_at is not None and made.due_at <= now + LOOK_AHEAD
+    ]
+    settle(connection, done, now, tzdata)
+    return done
+
+
+def not_ok(one: Finished) -> bool:
+    """Whether the attempt leaves a row of its own."""
+    return not one.outcome.succeeded
+
+
+def decision_of(one: Finished, now: datetime, chance: Callable[[], float]) -> retry.Decision:
+    """What becomes of the event."""
+    if one.lost:
+        return retry.decide_lost(one.job.attempt, one.job.retry, now, chance())
+    return retry.decide(one.outcome, one.job.attempt, one.job.retry, now, chance())
+
+
+def finish_row(one: Finished, made: retry.Decision, now: datetime) -> tuple[Any, ...]:
+    """The columns of `delivery.FINISH_COLUMNS`."""
+    again = made.status == Status.PENDING
+    return (
+        one.job.id,
+        one.job.attempt,
+        str(made.status),
+        str(made.reason) if made.reason else None,
+        as_json(one.outcome.result),
+        as_json(one.outcome.error),
+        made.due_at,
+        look_again_at(made.due_at, now) if made.due_at else None,
+        None if again else now,
+    )
+
+
+def look_again_at(due_at: datetime, now: datetime) -> datetime:
+    """A retry that is near is held by whoever made it, and checked after its instant; a far one is for a tick."""
+    return due_at + START_GRACE if due_at <= now + LOOK_AHEAD else due_at - LOOK_AHEAD
+
+
+def attempt_row(one: Finished, now: datetime) -> tuple[Any, ...]:
+    """The columns of `delivery.ATTEMPT_COLUMNS`."""
+    return (
+        one.job.id,
+        one.job.attempt,
+        one.job.attempt_started_at,
+        max(now, one.job.attempt_started_at or now),
+        "lost" if one.lost else "failed",
+        as_json(one.outcome.result),
+        as_json(one.outcome.error),
+    )
+
+
+def as_json(value: Any) -> str | None:
+    """JSON text for a column, NULL for nothing."""
+    return None if value is None else json.dumps(value)
+
+
+def settle(connection: Connection, done: Finish, now: datetime, tzdata: str) -> None:
+    """What final events mean for their triggers. Costs nothing for those to which it means nothing."""
+    final = [(one.job, made) for one, made in done.won if made.status != Status.PENDING]
+    recovered = [j.trigger_id for j, made in final if made.status == Status.SUCCEEDED and j.consecutive_failures]
+    lifecycle.recovered(connection, sorted(set(recovered)))
+    for job, made in sorted(final, key=lambda pair: pair[0].trigger_id):
+        if made.status == Status.FAILED:
+            count_failure(connection, job, now, tzdata)
+    lifecycle.complete(connection, now, tzdata, [job.trigger_id for job, _ in final if job.exhausted])
+    queues = {job.trigger_id: job.target_type for job, _ in final if job.policy["overlap"] == "queue"}
+    seen: set[str] = set()
+    for id_, trigger_id, _, due_at in delivery.due(connection, queues, now) if queues else []:
+        if trigger_id not in seen:
+            seen.add(trigger_id)
+            done.released.append((id_, due_at, queues[trigger_id]))
+
+
+def count_failure(connection: Connection, job: Job, now: datetime, tzdata: str) -> None:
+    """One more failed event in a row; too many pause the trigger."""
+    count = lifecycle.failed_again(connection, job.trigger_id)
+    most = job.policy["pause_after_failures"]
+    if most is not None and count >= most:
+        if lifecycle.pause_after_failures(connection, job.trigger_id, now, tzdata):
+            log.warning("trigger=%s paused: %d failed events in a row", job.name, count)
+
+
+def finished(done: Finish, now: datetime) -> None:
+    """Log how these attempts ended; after the commit."""
+    for one, made in done.won:
+        again = made.status == Status.PENDING
+        report(
+            one.job,
+            "retrying" if again else str(made.status),
+            status=made.status,
+            took=(now - one.job.attempt_started_at).total_seconds() if one.job.attempt_started_at else None,
+            reason=made.reason,
+            error=f"{one.outcome.error['type']}: {one.outcome.error['message']}" if one.outcome.error else None,
+            next_attempt_at=made.due_at,
+        )
+    for one in done.refused:
+        report(one.job, "refused", reason="the attempt is not the current one any more")
+
+
+DONE = Outcome(True)
+SUCCEEDED = retry.Decision(Status.SUCCEEDED)
+LOST = Outcome(False, error={"type": "WorkerLost", "message": "the worker vanished during the attempt"})
+
+
+def finish_lost(
+    connection: Connection,
+    lost: Sequence[Unattended],
+    now: datetime,
+    tzdata: str,
+    chance: Callable[[], float],
+) -> list[tuple[Job, datetime]]:
+    """Judge attempts whose lease ran out; (job, instant) of the retries that are near."""
+    if not lost:
+        return []
+    jobs = [lost_job(event) for event in lost]
+    done = finish(connection, [Finished(job, LOST, lost=True) for job in jobs], now, tzdata, chance)
+    finished(done, now)
+    return done.again
+
+
+def lost_job(event: Unattended) -> Job:
+    """The job of an attempt that nobody holds any more."""
+    return Job(
+        id=event.id,
+        trigger_id=event.trigger_id,
+        scheduled_for=event.scheduled_for,
+        fire_at=event.due_at,
+        due_at=event.due_at,
+        misfire_at=None,
+        source="",
+        attempt=event.attempt,
+        payload=None,
+        started_at=event.attempt_started_at,
+        name=event.name,
+        target_type=event.target_type,
+        target={},
+        secret=None,
+        retry=event.retry,
+        policy=event.policy,
+        consecutive_failures=0,
+        exhausted=True,
+        attempt_started_at=event.attempt_started_at,
+    )

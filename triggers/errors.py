@@ -1,0 +1,60 @@
+"""All exceptions of Triggerbeat. The docstring is the message where none is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class TriggerbeatError(Exception):
+    """Something Triggerbeat was asked to do cannot be done."""
+
+    def __str__(self) -> str:
+        return super().__str__() or (type(self).__doc__ or "").strip()
+
+
+class ConfigurationError(TriggerbeatError):
+    """A setting has a value that is not allowed."""
+
+
+class InvalidSchedule(TriggerbeatError):  # noqa: N818  the public name of CONTRACT section 6
+    """The schedule is malformed, or can never fire.
+
+    `field` names the member of the schedule object that is wrong (`cron`, `timezone`, ...), or is
+    empty where the whole object is meant.
+    """
+
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class InvalidUrl(TriggerbeatError):  # noqa: N818  named like InvalidSchedule
+    """The URL of an HTTP target is malformed, or leads where deliveries may not go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a document: where (a JSON pointer, RFC 6901) and what."""
+
+    pointer: str
+    detail: str
+
+
+class InvalidDocument(TriggerbeatError):  # noqa: N818  named like InvalidSchedule
+    """The document breaks the rules; `problems` says where and how."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("; ".join(f"{p.pointer or '/'}: {p.detail}" for p in problems))
+        self.problems = problems
+
+
+class NotJson(TriggerbeatError):  # noqa: N818  named like InvalidSchedule
+    """The document is not JSON to us."""
+
+
+class NotFound(TriggerbeatError):  # noqa: N818  named like InvalidSchedule
+    """There is nothing of that id or name."""
+
+
+class Conflict(TriggerbeatError):  # noqa: N818  named like InvalidSchedule
+    """The request contradicts what is stored."""

@@ -1,0 +1,346 @@
+"""What users do to triggers: create, edit, pause, resume, delete, fire. Each in its caller's transaction.
+
+The steps of every change of a stored trigger:
+1. Lock the trigger's row: no tick plans it meanwhile, no other change slips in.
+2. Read the clock, now that the lock is had: the change is in force from this instant on.
+3. Give each occurrence up to that instant its event, by the definition that ends: a tick may be late.
+4. Remove what is planned for later; what was due and never started is cancelled or stays.
+5. Plan anew from that instant, and put the change on record.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
+
+from models.base import new_id
+from models.states import Change, Reason, Source, TriggerState
+from triggers import planning
+from triggers import schedule as schedules
+from triggers.definition import TriggerDocument, check_payload
+from triggers.definition.reading import BEGINNING, MICROSECOND
+from triggers.errors import Conflict, InvalidSchedule, NotFound
+from triggers.store import definitions, plan
+
+TZDATA: str = import_module("tzdata").IANA_VERSION
+RECHECK = timedelta(seconds=10)  # after its instant an event that nobody started is looked at again
+UNLIMITED = 1_000_000_000_000  # occurrences; more than any schedule has until the year 9999
+MOST_CATCH_UP_PASSES = 20  # of planning.MOST_CATCH_UP events each, within one edit
+
+Now = datetime | Callable[[Connection], datetime]
+"""The instant of an operation, or the clock (`Database.now`) that is read once the row is locked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """The key of a create, and the digest of its body."""
+
+    key: str
+    body_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A new trigger. `next_at` is its first occurrence that is not planned yet."""
+
+    id: str
+    name: str
+    next_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What a trigger is after an operation. `changed` is False when it was so before."""
+
+    id: str
+    name: str
+    state: str
+    next_at: datetime | None
+    changed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Fired:
+    """A manual event, due at once."""
+
+    event_id: str
+    trigger_id: str
+    name: str
+    target_type: str
+    due_at: datetime
+
+
+class Cursor(NamedTuple):
+    """Where a trigger's plan stands: columns of its row."""
+
+    planned_until: datetime
+    next_at: datetime | None
+    exhausted: bool
+    planned_count: int
+
+
+def create(
+    connection: Connection, document: TriggerDocument, now: Now, idempotency: Idempotency | None = None
+) -> Created:
+    """Store a new trigger, which plans its occurrences from now on, this instant included.
+
+    With `idempotency`, call `recall` first in the same transaction. Raises Conflict when the name is in use.
+    """
+    at = instant(now, connection)
+    values = document.stored()
+    anchor = whole_second(at)
+    cursor = begin(values["schedule"], anchor, at - MICROSECOND, at)
+    row = values | cursor._asdict()
+    row |= {
+        "id": new_id(at),
+        "anchor": anchor,
+        "state": str(TriggerState.ACTIVE),
+        "created_at": at,
+        "updated_at": at,
+    }
+    if not definitions.insert_trigger(connection, row):
+        raise in_use(document.name)
+    definitions.append_change(connection, row, Change.CREATED, cursor.planned_until, TZDATA)
+    if idempotency is not None:
+        definitions.remember_key(connection, idempotency.key, idempotency.body_digest, row["id"], at)
+    return Created(row["id"], document.name, cursor.next_at)
+
+
+def recall(connection: Connection, idempotency: Idempotency, now: Now) -> str | None:
+    """The id of the trigger that was created with this key within a day, or None.
+
+    Creates with the same key wait here for each other. Raises Conflict for a key that came with another
+    body.
+    """
+    definitions.lock_key(connection, idempotency.key)
+    known = definitions.recall_key(connection, idempotency.key, instant(now, connection))
+    if known is None:
+        return None
+    if known.body_digest != idempotency.body_digest:
+        raise Conflict("this Idempotency-Key came with another body within the last day")
+    return str(known.trigger_id)
+
+
+def edit(connection: Connection, ref: str, document: TriggerDocument, now: Now) -> Changed:
+    """Replace the definition of a trigger.
+
+    Another schedule starts anew: its anchor is now, its count towards `max_runs` zero. Another policy plans
+    anew from now on. Anything else changes no firing. What was due and never started goes on, by the new
+    definition. A completed trigger is active again when its new schedule has something to plan. Raises
+    NotFound, and Conflict when the new name is in use or the trigger has too much to catch up with.
+    """
+    row, at = lock(connection, ref, now)
+    values = document.stored()
+    if values == {column: row[column] for column in values}:
+        return told(row, changed=False)
+    if values["schedule"] == row["schedule"] and values["policy"] == row["policy"]:
+        ahead = definitions.count_planned(connection, row["id"], at)
+        record = {"planned_count": row["planned_count"] - ahead}
+        effective_at = at
+    else:
+        values |= replan(connection, row, values, at)
+        record, effective_at = {}, values["planned_until"]
+    values |= {"updated_at": at, "version": row["version"] + 1}
+    try:
+        definitions.update_trigger(connection, row["id"], values)
+    except IntegrityError:
+        raise in_use(document.name) from None
+    row |= values
+    definitions.append_change(connection, row | record, Change.EDITED, effective_at, TZDATA)
+    return told(row)
+
+
+def pause(connection: Connection, ref: str, now: Now) -> Changed:
+    """Plan nothing until `resume`. What runs, its retries and manual events go on.
+
+    A planned event that is due and never started is cancelled: it belongs to an instant at which the
+    trigger was active, so it must not vanish. Raises NotFound, and Conflict for a completed trigger.
+    """
+    row, at = lock(connection, ref, now)
+    if row["state"] == TriggerState.PAUSED:
+        return told(row, changed=False)
+    if row["state"] == TriggerState.COMPLETED:
+        raise Conflict("the trigger is completed: there is nothing left to pause")
+    values = unplan(connection, row, at, Reason.PAUSED)
+    definitions.cancel_unstarted(connection, row["id"], at, Reason.PAUSED)
+    return settle(connection, row, values | {"state": str(TriggerState.PAUSED)}, Change.PAUSED, at)
+
+
+def resume(connection: Connection, ref: str, now: Now) -> Changed:
+    """Plan again, from now on: what lies in the pause is not made up for. Ends the row of failures.
+
+    Raises NotFound, and Conflict when the schedule has nothing left or cannot be understood any more.
+    """
+    row, at = lock(connection, ref, now)
+    if row["state"] == TriggerState.ACTIVE:
+        return told(row, changed=False)
+    count = row["planned_count"] - definitions.drop_planned(connection, row["id"], at)
+    try:
+        cursor = plan_from(row["schedule"], row["anchor"], at, count)
+    except InvalidSchedule as error:
+        raise Conflict(f"the schedule cannot be understood any more, so edit it: {error}") from None
+    if cursor.exhausted:
+        raise Conflict("the schedule has nothing left to plan: edit it, or use fire")
+    values = cursor._asdict() | {"consecutive_failures": 0, "schedule_error": None}
+    return settle(connection, row, values | {"state": str(TriggerState.ACTIVE)}, Change.RESUMED, at)
+
+
+def delete(connection: Connection, ref: str, now: Now) -> Changed:
+    """Take a trigger out of use and free its name. Its events stay; those that wait are cancelled.
+
+    What runs finishes, without a retry. Raises NotFound.
+    """
+    row, at = lock(connection, ref, now)
+    values = unplan(connection, row, at, Reason.DELETED)
+    definitions.cancel_pending(connection, row["id"], at, Reason.DELETED)
+    return settle(connection, row, values | {"deleted_at": at, "secret": None}, Change.DELETED, at)
+
+
+def fire(connection: Connection, ref: str, now: Now, payload: Any = None) -> Fired:
+    """Make a manual event that is due at once, whatever the trigger's state.
+
+    `payload`, unless None, replaces the body or the kwargs of this event. Raises NotFound, and
+    InvalidDocument for a payload that the target cannot take.
+    """
+    row, at = lock(connection, ref, now)  # or a delete could commit in between, and the event be stranded
+    if payload is not None:
+        check_payload(row["target_type"], payload)
+    event_id = definitions.insert_event(connection, row["id"], Source.MANUAL, at, at, payload=payload)
+    return Fired(event_id, row["id"], row["name"], row["target_type"], at)
+
+
+# ------------------------------------------------------------------------------------------ the steps
+
+
+def lock(connection: Connection, ref: str, now: Now) -> tuple[dict[str, Any], datetime]:
+    """The trigger's row, locked, and then the instant. Raises NotFound."""
+    found = definitions.lock_trigger(connection, ref)
+    if found is None:
+        raise NotFound(f"there is no trigger {ref[:100]!a}")
+    return dict(found._mapping), instant(now, connection)
+
+
+def instant(now: Now, connection: Connection) -> datetime:
+    """The instant of the operation."""
+    return now if isinstance(now, datetime) else now(connection)
+
+
+def whole_second(at: datetime) -> datetime:
+    """The instant rounded up to a whole second."""
+    return at if at.microsecond == 0 else at.replace(microsecond=0) + timedelta(seconds=1)
+
+
+def plan_from(schedule: Mapping[str, Any], anchor: datetime, after: datetime, count: int) -> Cursor:
+    """A plan that goes on strictly after `after`, when `count` occurrences count towards `max_runs`.
+
+    Raises InvalidSchedule for a schedule that was valid once and is not any more.
+    """
+    understood = schedules.parse(schedule, anchor)
+    more = understood.max_runs is None or count < understood.max_runs
+    next_at = understood.after(after) if more else None
+    return Cursor(after, next_at, next_at is None and understood.kind != "manual", count)
+
+
+def begin(schedule: Mapping[str, Any], anchor: datetime, after: datetime, now: datetime) -> Cursor:
+    """The plan of a new schedule. An `at` that is past already, as `now` always is, still counts."""
+    understood = schedules.parse(schedule, anchor)
+    if understood.kind == "once":
+        at = understood.after(BEGINNING)
+        if at is not None and at <= now:
+            after = min(after, at - MICROSECOND)
+    return plan_from(schedule, anchor, after, 0)
+
+
+def replan(
+    connection: Connection, row: Mapping[str, Any], values: Mapping[str, Any], at: datetime
+) -> dict[str, Any]:
+    """The columns of a trigger that plans by another schedule or policy from `at` on."""
+    count = catch_up(connection, row, at) - definitions.drop_planned(connection, row["id"], at)
+    if values["schedule"] == row["schedule"]:
+        anchor, cursor = row["anchor"], plan_from(row["schedule"], row["anchor"], at, count)
+    else:
+        anchor = whole_second(at)
+        cursor = begin(values["schedule"], anchor, at, at)
+    state = row["state"]
+    if state == TriggerState.COMPLETED and not cursor.exhausted:
+        state = str(TriggerState.ACTIVE)
+    if state != TriggerState.ACTIVE:
+        cursor = cursor._replace(next_at=None, exhausted=False)
+    return cursor._asdict() | {"anchor": anchor, "state": state, "schedule_error": None}
+
+
+def catch_up(connection: Connection, row: Mapping[str, Any], at: datetime) -> int:
+    """Plan all occurrences up to `at` as a tick would, by the definition as it stands. The new count.
+
+    Without this an occurrence that no tick has seen yet would be lost with the old definition.
+    """
+    trigger = plannable(row)
+    next_at = row["next_at"]
+    for _ in range(MOST_CATCH_UP_PASSES):
+        if next_at is None or next_at > at:
+            return trigger.planned_count
+        made = planning.plan(trigger._replace(next_at=next_at), at, at)
+        plan.insert_events(connection, plan.new_events(trigger, made, at), at, RECHECK)
+        next_at = made.next_at
+        trigger = trigger._replace(planned_until=made.planned_until, planned_count=made.planned_count)
+    raise Conflict("the trigger is still catching up with missed occurrences: pause it first, or wait")
+
+
+def plannable(row: Mapping[str, Any]) -> planning.Plannable:
+    """The row as a tick's claim would read it."""
+    columns = {name: row[name] for name in planning.Plannable._fields}
+    columns["schedule"], columns["policy"] = json.dumps(row["schedule"]), json.dumps(row["policy"])
+    return planning.Plannable(**columns)
+
+
+def unplan(connection: Connection, row: Mapping[str, Any], at: datetime, reason: Reason) -> dict[str, Any]:
+    """Remove what is planned for later. The columns of a trigger that plans nothing from `at` on.
+
+    Occurrences up to `at` that no tick has seen yet get one event, cancelled, that covers them.
+    """
+    count = row["planned_count"] - definitions.drop_planned(connection, row["id"], at)
+    if row["next_at"] is not None and row["next_at"] <= at:
+        count += cover(connection, row, at, reason)
+    return {"planned_until": at, "next_at": None, "exhausted": False, "planned_count": count}
+
+
+def cover(connection: Connection, row: Mapping[str, Any], at: datetime, reason: Reason) -> int:
+    """Record the occurrences up to `at` that were never planned as one cancelled event. How many."""
+    understood = schedules.parse(row["schedule"], row["anchor"])
+    allowed = understood.max_runs or UNLIMITED
+    run = understood.run(row["planned_until"], at, allowed - row["planned_count"])
+    if run is None:
+        return 0
+    more = definitions.cancelled(at, reason) | {
+        "coalesced": run.count,
+        "coalesced_from": run.first if run.count > 1 else None,
+    }
+    definitions.insert_event(connection, row["id"], Source.SCHEDULE, run.last, at, **more)
+    return run.count
+
+
+def settle(
+    connection: Connection, row: dict[str, Any], values: dict[str, Any], change: Change, at: datetime
+) -> Changed:
+    """Store what a trigger becomes at `at`, and put it on record."""
+    row |= values | {"updated_at": at}
+    definitions.update_trigger(connection, row["id"], values | {"updated_at": at})
+    definitions.append_change(connection, row, change, at, TZDATA)
+    return told(row)
+
+
+def told(row: Mapping[str, Any], changed: bool = True) -> Changed:
+    """What the caller needs to know of a row."""
+    return Changed(row["id"], row["name"], row["state"], row["next_at"], changed)
+
+
+def in_use(name: str) -> Conflict:
+    """Another trigger has this name."""
+    return Conflict(f"the name {name} is in use")

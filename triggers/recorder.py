@@ -1,0 +1,144 @@
+"""Users' tasks on record: begin an attempt, and note its progress and its end, in bulk, in the process that runs it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import random
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from models.database import Database
+from triggers import deliver
+from triggers.deliver import Finish, Finished
+from triggers.store import delivery
+from triggers.store.delivery import Job
+from triggers.tick import Dispatch, Hint
+
+CHUNK = 500  # results in one transaction
+PAUSE_SECONDS = 1.0  # between tries while the database is away
+LONGEST_RESULT = 64 * 1024  # bytes of JSON that are kept of a task's return value
+
+log = logging.getLogger("triggerbeat.recorder")
+
+
+def begin(database: Database, event_id: str, task: str) -> Job | None:
+    """Win the event for an attempt of this task, before any of the user's code runs; None: somebody else has.
+
+    Raises what the database raises when it is away: nothing ran, and a tick dispatches the event again.
+    """
+    with database.write() as connection:
+        now = database.now(connection)
+        ready = deliver.prepare(connection, [event_id], "celery", now)
+        won = deliver.start(connection, [job for job in ready.jobs if job.target["task"] == task], now)
+    deliver.started(won)
+    return won[0] if won else None
+
+
+class Recorder:
+    """Records what tasks of this process led to; a thread of its own writes what has come together."""
+
+    def __init__(self, database: Database, dispatch: Dispatch, tzdata: str) -> None:
+        self.database = database
+        self.dispatch = dispatch
+        self.tzdata = tzdata
+        self._lock = threading.Lock()
+        self._pid = 0
+        self._reset()
+
+    def _reset(self) -> None:
+        self._queue: queue.SimpleQueue[Finished | None] = queue.SimpleQueue()
+        self._progress: dict[str, tuple[int, str]] = {}
+        self._thread: threading.Thread | None = None
+
+    def finished(self, one: Finished) -> None:
+        """Take over the end of an attempt; it is recorded within milliseconds, or as soon as can be."""
+        self._ensure_thread()
+        self._queue.put(one)
+
+    def progressed(self, job: Job, value: Any) -> None:
+        """Take over how far an attempt is; of several in a row only the latest is recorded."""
+        self._ensure_thread()
+        self._progress[job.id] = (job.attempt, json_or_repr(value))
+        self._queue.put(None)
+
+    def finish_now(self, one: Finished) -> Finish | None:
+        """Record the end of an attempt before going on; None when the database is away (then it is queued)."""
+        try:
+            return self._write([one])
+        except Exception as error:
+            log.warning("event=%s cannot record its result yet: %s", one.job.id, error)
+            self.finished(one)
+            return None
+
+    def close(self, seconds: float) -> None:
+        """Record what is left, for up to `seconds`."""
+        end = time.monotonic() + seconds
+        while self._thread is not None and self._pid == os.getpid() and time.monotonic() < end:
+            if self._idle.wait(0.05) and self._queue.empty():
+                return
+
+    def _ensure_thread(self) -> None:
+        with self._lock:
+            if self._pid != os.getpid():  # a thread does not survive a fork
+                self._reset()
+                self._pid = os.getpid()
+            if self._thread is None:
+                self._idle = threading.Event()
+                self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            if self._queue.empty():
+                self._idle.set()
+            first = self._queue.get()
+            self._idle.clear()
+            batch = [first]
+            while len(batch) < CHUNK and not self._queue.empty():
+                batch.append(self._queue.get())
+            self._write_until_done([one for one in batch if one is not None])
+
+    def _write_until_done(self, batch: Sequence[Finished]) -> None:
+        while True:
+            try:
+                self._write(batch)
+                return
+            except Exception as error:
+                log.warning("cannot record %d results, trying again: %s", len(batch), error)
+                time.sleep(PAUSE_SECONDS)
+
+    def _write(self, batch: Sequence[Finished]) -> Finish:
+        progress = dict(self._progress)
+        with self.database.write() as connection:
+            now = self.database.now(connection)
+            for event_id, (attempt, value) in progress.items():
+                delivery.progress(connection, event_id, attempt, value)
+            done = deliver.finish(connection, batch, now, self.tzdata, random.random)
+        for event_id, noted in progress.items():
+            if self._progress.get(event_id) == noted:
+                del self._progress[event_id]
+        deliver.finished(done, now)
+        hints = [Hint(job.id, due, job.target_type, job.name) for job, due in done.again]
+        hints += [Hint(id_, due, kind, "") for id_, due, kind in done.released]
+        if hints:
+            self.dispatch(hints)
+        return done
+
+
+def json_or_repr(value: Any) -> str:
+    """The value as JSON text; what JSON has no form for, or is too long to keep, by its `repr`."""
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        text = json.dumps(repr(value)[:LONGEST_RESULT])
+    return text if len(text) <= LONGEST_RESULT else json.dumps(text[: LONGEST_RESULT // 2] + "...")
+
+
+def keepable(value: Any) -> Any:
+    """A task's return value in the form in which the event keeps it."""
+    return json.loads(json_or_repr(value))

@@ -1,0 +1,215 @@
+"""The only reader of the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+
+from triggers.errors import ConfigurationError
+
+BROKER_SCHEMES = ("redis", "rediss", "amqp", "amqps")
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+PLANNING_MARGIN_SECONDS = 30  # of the horizon over the tick: a tick may be late by this much
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What can be set, with the defaults. Durations are seconds."""
+
+    database_url: str = "sqlite:///triggerbeat.db"
+    celery_broker_url: str = "redis://localhost:6379/0"
+    celery_queue_type: str = "classic"
+    celery_queues: tuple[str, ...] = ("tasks",)
+    celery_result_backend: str | None = None
+    admin_token: str | None = None
+    tick_seconds: int = 60
+    horizon_seconds: int = 90
+    event_active_seconds: int = 7_200
+    event_archived_seconds: int = 172_800
+    event_failed_seconds: int = 2_592_000
+    task_modules: tuple[str, ...] = ("examples.tasks",)
+    allowed_tasks: tuple[str, ...] = ("examples.tasks.*",)
+    allow_private_targets: bool = False
+    host: str = "127.0.0.1"
+    port: int = 5000
+    log_format: str = "text"
+    log_level: str = "INFO"
+    broker_is_default: bool = True  # CELERY_BROKER_URL is unset: `up` may embed one
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
+        """Read the environment and, under it, `.env` in the working directory.
+
+        Raises ConfigurationError, whose message is one line that names the variable, the value and
+        what is allowed. An empty value counts as unset.
+        """
+        default = cls()
+        values = read_environment() if environment is None else environment
+        values = {name: value.strip() for name, value in values.items() if value.strip()}
+        tick = seconds(values, "TICK_SECONDS", default.tick_seconds, 1, 3_600)
+        settings = cls(
+            database_url=choice(values, "DATABASE_URL", default.database_url, database_url),
+            celery_broker_url=choice(values, "CELERY_BROKER_URL", default.celery_broker_url, broker_url),
+            celery_queue_type=choice(
+                values, "CELERY_QUEUE_TYPE", default.celery_queue_type, among("classic", "quorum")
+            ),
+            celery_queues=words(values, "CELERY_QUEUES", default.celery_queues),
+            celery_result_backend=values.get("CELERY_RESULT_BACKEND"),
+            admin_token=choice(values, "ADMIN_TOKEN", "", token) or None,
+            tick_seconds=tick,
+            horizon_seconds=seconds(values, "HORIZON_SECONDS", tick + PLANNING_MARGIN_SECONDS, 1, 86_400),
+            event_active_seconds=seconds(values, "EVENT_ACTIVE_SECONDS", default.event_active_seconds),
+            event_archived_seconds=seconds(values, "EVENT_ARCHIVED_SECONDS", default.event_archived_seconds),
+            event_failed_seconds=seconds(values, "EVENT_FAILED_SECONDS", default.event_failed_seconds),
+            task_modules=words(values, "TASK_MODULES", default.task_modules),
+            allowed_tasks=words(values, "ALLOWED_TASKS", default.allowed_tasks),
+            allow_private_targets=choice(values, "ALLOW_PRIVATE_TARGETS", "false", truth) == "true",
+            host=values.get("HOST", default.host),
+            port=seconds(values, "PORT", default.port, 0, 65_535, "a port from 0 to 65535"),
+            log_format=choice(values, "LOG_FORMAT", default.log_format, among("text", "json")),
+            log_level=choice(values, "LOG_LEVEL", default.log_level, level),
+            broker_is_default="CELERY_BROKER_URL" not in values,
+        )
+        return settings.checked()
+
+    def checked(self) -> Settings:
+        """Itself, when the settings fit each other."""
+        if self.horizon_seconds < self.tick_seconds:
+            raise wrong(
+                "HORIZON_SECONDS",
+                str(self.horizon_seconds),
+                f"at least TICK_SECONDS ({self.tick_seconds}), or events between two ticks start late",
+            )
+        if self.event_archived_seconds < self.event_active_seconds:
+            raise wrong(
+                "EVENT_ARCHIVED_SECONDS",
+                str(self.event_archived_seconds),
+                f"at least EVENT_ACTIVE_SECONDS ({self.event_active_seconds})",
+            )
+        if "celery" in self.celery_queues:
+            raise wrong("CELERY_QUEUES", ",".join(self.celery_queues), "queues other than celery, which is ours")
+        if self.celery_queue_type == "quorum" and not self.celery_broker_url.startswith("amqp"):
+            raise wrong("CELERY_QUEUE_TYPE", "quorum", "classic, unless CELERY_BROKER_URL is RabbitMQ's")
+        return self
+
+
+def read_environment() -> dict[str, str]:
+    """The environment over `.env`."""
+    path = Path(".env")
+    below = dotenv_values(path) if path.is_file() else {}
+    return {**{name: value for name, value in below.items() if value is not None}, **os.environ}
+
+
+def wrong(name: str, value: str, allowed: str) -> ConfigurationError:
+    """The one line that stops a process at its start."""
+    return ConfigurationError(f"{name}={value!r} is not allowed: it must be {allowed}")
+
+
+def seconds(
+    values: Mapping[str, str],
+    name: str,
+    default: int,
+    low: int = 1,
+    high: int = 315_360_000,
+    allowed: str | None = None,
+) -> int:
+    """A whole number between two bounds."""
+    text = values.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 12 and low <= int(text) <= high):
+        raise wrong(name, text, allowed or f"a whole number of seconds from {low} to {high}")
+    return int(text)
+
+
+def words(values: Mapping[str, str], name: str, default: tuple[str, ...]) -> tuple[str, ...]:
+    """A list separated by commas, with at least one entry."""
+    text = values.get(name)
+    if text is None:
+        return default
+    found = tuple(word.strip() for word in text.split(",") if word.strip())
+    if not found or any(" " in word for word in found):
+        raise wrong(name, text, "a list of names separated by commas")
+    return found
+
+
+def choice(values: Mapping[str, str], name: str, default: str, judge: Callable[[str], str]) -> str:
+    """A text that `judge` accepts or replaces; it raises ValueError with what is allowed."""
+    text = values.get(name)
+    if text is None:
+        return default
+    try:
+        return judge(text)
+    except ValueError as error:
+        shown = "***" if name == "ADMIN_TOKEN" else without_password(text)
+        raise wrong(name, shown, str(error)) from None
+
+
+def among(*allowed: str) -> Callable[[str], str]:
+    """A judge for one of a few words."""
+
+    def judge(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(" or ".join(allowed))
+        return text
+
+    return judge
+
+
+def truth(text: str) -> str:
+    """`true` or `false`, also as 1, 0, yes, no, on, off."""
+    lowered = text.lower()
+    if lowered in ("true", "1", "yes", "on"):
+        return "true"
+    if lowered in ("false", "0", "no", "off"):
+        return "false"
+    raise ValueError("true or false")
+
+
+def level(text: str) -> str:
+    """A level of the logging module, in any case."""
+    if text.upper() not in LOG_LEVELS:
+        raise ValueError(" or ".join(LOG_LEVELS))
+    return text.upper()
+
+
+def token(text: str) -> str:
+    """A bearer token: visible ASCII (RFC 6750, section 2.1, and a little more)."""
+    if not (text.isascii() and text.isprintable() and " " not in text):
+        raise ValueError("visible ASCII characters without blanks")
+    return text
+
+
+def broker_url(text: str) -> str:
+    """A URL of Redis or RabbitMQ."""
+    if text.partition("://")[0] not in BROKER_SCHEMES or "://" not in text:
+        raise ValueError("a URL that begins with redis://, rediss://, amqp:// or amqps://")
+    try:
+        _ = urlsplit(text).port
+    except ValueError:
+        raise ValueError("a URL whose port is a number from 0 to 65535") from None
+    return text
+
+
+def database_url(text: str) -> str:
+    """A SQLAlchemy URL of SQLite or PostgreSQL."""
+    scheme = text.partition(":")[0].partition("+")[0]
+    if scheme not in ("sqlite", "postgresql", "postgres") or "://" not in text:
+        raise ValueError("a SQLAlchemy URL of SQLite or PostgreSQL, such as postgresql://user@host/name")
+    if text in ("sqlite://", "sqlite:///", "sqlite:///:memory:"):
+        raise ValueError("a file, such as sqlite:///triggerbeat.db: processes do not share a memory database")
+    return text
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown."""
+    head, at, tail = url.rpartition("@")
+    if not at or "://" not in head:
+        return url
+    scheme, _, login = head.partition("://")
+    return f"{scheme}://{login.partition(':')[0]}:***@{tail}"

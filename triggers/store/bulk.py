@@ -1,0 +1,95 @@
+"""Many rows through one statement: arrays on PostgreSQL, one JSON document on SQLite."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, CursorResult, TextClause, text
+
+from models.base import instant_text
+
+# PostgreSQL's types of the columns that travel in bulk.
+TYPES = {
+    "id": "uuid",
+    "trigger_id": "uuid",
+    "attempt": "int",
+    "dispatches": "int",
+    "coalesced": "bigint",
+    "planned_count": "bigint",
+    "exhausted": "boolean",
+    "result": "json",
+    "error": "json",
+    "progress": "json",
+}
+
+
+def type_of(column: str) -> str:
+    """PostgreSQL's type of a column: instants end in _at, _until, _for or _from."""
+    if column in TYPES:
+        return TYPES[column]
+    return "timestamptz" if column.endswith(("_at", "_until", "_for", "_from")) else "text"
+
+
+def is_postgres(connection: Connection) -> bool:
+    """Whether this is PostgreSQL."""
+    return connection.dialect.name == "postgresql"
+
+
+def rows_of(connection: Connection, columns: Sequence[str]) -> str:
+    """A derived table `r` with these columns, read from what `bind` makes of the rows."""
+    if is_postgres(connection):
+        arrays = ", ".join(f"CAST(:{column} AS {type_of(column)}[])" for column in columns)
+        return f"unnest({arrays}) AS r({', '.join(columns)})"
+    members = ", ".join(
+        f"json_extract(value, '$[{index}]') AS {column}" for index, column in enumerate(columns)
+    )
+    return f"(SELECT {members} FROM json_each(:rows)) AS r"
+
+
+def bind(connection: Connection, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    """The parameters that belong to `rows_of`."""
+    if is_postgres(connection):
+        return {column: list(values) for column, values in zip(columns, zip(*rows, strict=True), strict=True)}
+    return {"rows": json.dumps(rows, default=plain)}
+
+
+def plain(value: object) -> str:
+    """SQLite's form of what JSON does not know."""
+    assert isinstance(value, datetime)
+    return instant_text(value)
+
+
+def run(
+    connection: Connection, statement: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], **more: Any
+) -> CursorResult[Any]:
+    """Execute `statement`, in which `{rows}` stands for the derived table."""
+    clause = text(statement.format(rows=rows_of(connection, columns)))
+    return connection.execute(clause, bind(connection, columns, rows) | instants(connection, more))
+
+
+def ids(connection: Connection, values: Iterable[str]) -> Any:
+    """The parameter that belongs to `{ids}`."""
+    return list(values) if is_postgres(connection) else json.dumps(list(values))
+
+
+def among(connection: Connection) -> str:
+    """The SQL for "is one of :ids"."""
+    if is_postgres(connection):
+        return "= ANY(CAST(:ids AS uuid[]))"
+    return "IN (SELECT value FROM json_each(:ids))"
+
+
+def instants(connection: Connection, values: dict[str, Any]) -> dict[str, Any]:
+    """Parameters of a textual statement with instants in the database's form."""
+    if is_postgres(connection):
+        return values
+    return {k: instant_text(v) if isinstance(v, datetime) else v for k, v in values.items()}
+
+
+def sql(connection: Connection, statement: str) -> TextClause:
+    """A textual statement in which `{ids}` and `{skip_locked}` are filled in for this database."""
+    lock = "FOR NO KEY UPDATE" if is_postgres(connection) else ""
+    return text(statement.format(ids=among(connection), lock=lock))

@@ -1,0 +1,214 @@
+"""The statements of a delivery: look, start, finish, skip. Each transition compares, sets, and says who won."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, bindparam
+from sqlalchemy.types import String
+
+from models.base import Id, Instant, Json
+from models.states import Reason, Status
+from triggers.store import bulk
+
+
+@dataclass(slots=True)
+class Job:
+    """An event with the definition of its trigger, as they stood when it was looked at."""
+
+    id: str
+    trigger_id: str
+    scheduled_for: datetime
+    fire_at: datetime
+    due_at: datetime
+    misfire_at: datetime | None
+    source: str
+    attempt: int
+    payload: Any
+    started_at: datetime | None
+    name: str
+    target_type: str
+    target: dict[str, Any]
+    secret: str | None
+    retry: dict[str, int]
+    policy: dict[str, Any]
+    consecutive_failures: int
+    exhausted: bool
+    attempt_started_at: datetime | None = None
+
+
+LOOK = """
+SELECT e.id, e.trigger_id, e.scheduled_for, e.fire_at, e.due_at, e.misfire_at, e.source, e.attempt,
+       e.payload, e.started_at, t.name, t.target_type, t.target, t.secret, t.retry, t.policy,
+       t.consecutive_failures, t.exhausted
+FROM events e JOIN triggers t ON t.id = e.trigger_id
+WHERE e.id {ids} AND e.status = 'pending' AND t.target_type = :kind AND t.deleted_at IS NULL
+"""
+
+
+def look(connection: Connection, ids: Iterable[str], kind: str) -> list[Job]:
+    """The pending events among `ids`, oldest first, whose target is of this kind now."""
+    statement = bulk.sql(connection, LOOK).columns(
+        id=Id,
+        trigger_id=Id,
+        scheduled_for=Instant,
+        fire_at=Instant,
+        due_at=Instant,
+        misfire_at=Instant,
+        source=String,
+        payload=Json,
+        started_at=Instant,
+        target=Json,
+        retry=Json,
+        policy=Json,
+    )
+    found = connection.execute(statement, {"ids": bulk.ids(connection, ids), "kind": kind})
+    return sorted((Job(*row) for row in found), key=lambda job: job.scheduled_for)
+
+
+START = """
+UPDATE events SET status = 'running', attempt = attempt + 1, started_at = COALESCE(started_at, :now),
+       attempt_started_at = :now, lease_until = :lease
+WHERE id {ids} AND status = 'pending' AND due_at <= :now
+RETURNING id, attempt
+"""
+
+
+def start(connection: Connection, ids: Sequence[str], now: datetime, lease: datetime) -> dict[str, int]:
+    """Begin an attempt at each; the attempt's number of those that were won."""
+    if not ids:
+        return {}
+    statement = bulk.sql(connection, START).columns(id=Id)
+    parameters = bulk.instants(connection, {"now": now, "lease": lease})
+    found = connection.execute(statement, parameters | {"ids": bulk.ids(connection, ids)})
+    return {row.id: row.attempt for row in found}
+
+
+COMPLETE = """
+UPDATE events SET status = 'succeeded', attempt = attempt + 1, started_at = COALESCE(started_at, :now),
+       attempt_started_at = :now, finished_at = :now, recheck_at = NULL, error = NULL
+WHERE id {ids} AND status = 'pending' AND due_at <= :now
+RETURNING id, attempt
+"""
+
+
+def complete(connection: Connection, ids: Sequence[str], now: datetime) -> dict[str, int]:
+    """Start and finish in one: for targets whose work is done before the commit. Who was won."""
+    if not ids:
+        return {}
+    statement = bulk.sql(connection, COMPLETE).columns(id=Id)
+    parameters = bulk.instants(connection, {"now": now})
+    found = connection.execute(statement, parameters | {"ids": bulk.ids(connection, ids)})
+    return {row.id: row.attempt for row in found}
+
+
+FINISH_COLUMNS = (
+    "id", "attempt", "status", "reason", "result", "error", "due_at", "recheck_at", "finished_at",
+)  # fmt: skip
+FINISH = """
+UPDATE events SET status = r.status, reason = r.reason, result = r.result, error = r.error,
+       due_at = COALESCE(r.due_at, events.due_at), recheck_at = r.recheck_at,
+       finished_at = r.finished_at, dispatches = 0
+FROM {rows} WHERE events.id = r.id AND events.status = 'running' AND events.attempt = r.attempt
+RETURNING events.id
+"""
+
+
+def finish(connection: Connection, rows: Sequence[Sequence[Any]]) -> set[str]:
+    """End attempts, fenced by their number: a late worker's result is refused. Who was won.
+
+    Rows are as `FINISH_COLUMNS`; result and error are JSON text.
+    """
+    if not rows:
+        return set()
+    found = bulk.run(connection, FINISH, FINISH_COLUMNS, rows)
+    return {str(row.id) for row in found}
+
+
+ATTEMPT_COLUMNS = ("id", "attempt", "started_at", "finished_at", "outcome", "result", "error")
+ATTEMPT = """
+INSERT INTO attempts (event_id, attempt, started_at, finished_at, outcome, result, error)
+SELECT r.id, r.attempt, r.started_at, r.finished_at, r.outcome, r.result, r.error FROM {rows}
+"""
+
+
+def record_attempts(connection: Connection, rows: Sequence[Sequence[Any]]) -> None:
+    """Leave a row for each attempt that did not succeed, as `ATTEMPT_COLUMNS`."""
+    if rows:
+        bulk.run(connection, ATTEMPT, ATTEMPT_COLUMNS, rows)
+
+
+END = """
+UPDATE events SET status = :status, reason = :reason, finished_at = :now, recheck_at = NULL
+WHERE id {ids} AND status = 'pending'
+RETURNING id
+"""
+
+
+def end(
+    connection: Connection, ids: Iterable[str], status: Status, reason: Reason, now: datetime
+) -> set[str]:
+    """End pending events that will not run. Who was won."""
+    parameters = bulk.instants(connection, {"now": now})
+    parameters |= {"status": str(status), "reason": str(reason), "ids": bulk.ids(connection, ids)}
+    return {str(row.id) for row in connection.execute(bulk.sql(connection, END), parameters)}
+
+
+WAIT = """
+UPDATE events SET recheck_at = :recheck, misfire_at = NULL WHERE id {ids} AND status = 'pending'
+"""
+
+
+def wait(connection: Connection, ids: Iterable[str], recheck: datetime) -> None:
+    """These wait for another event of their trigger; that wait is no misfire."""
+    parameters = bulk.instants(connection, {"recheck": recheck})
+    connection.execute(bulk.sql(connection, WAIT), parameters | {"ids": bulk.ids(connection, ids)})
+
+
+PROGRESS = """
+UPDATE events SET progress = {progress} WHERE id = :id AND status = 'running' AND attempt = :attempt
+"""
+
+
+def progress(connection: Connection, event_id: str, attempt: int, value: str) -> bool:
+    """Record how far a running attempt is (JSON text); whether it is still ours."""
+    postgres = bulk.is_postgres(connection)
+    statement = bulk.sql(connection, PROGRESS.replace("{progress}", "CAST(:v AS json)" if postgres else ":v"))
+    values = {"id": event_id, "attempt": attempt, "v": value}
+    return connection.execute(statement.bindparams(bindparam("id", type_=Id)), values).rowcount == 1
+
+
+LOCK = "SELECT id FROM triggers WHERE id {ids} ORDER BY id {lock}"
+UNDER_WAY = """
+SELECT DISTINCT trigger_id FROM events
+WHERE trigger_id {ids} AND recheck_at IS NOT NULL AND (status = 'running' OR attempt > 0)
+"""
+
+
+def under_way(connection: Connection, trigger_ids: Iterable[str]) -> set[str]:
+    """Lock these triggers, and tell which have an event that is running or waits for its retry."""
+    parameters = {"ids": bulk.ids(connection, sorted(set(trigger_ids)))}
+    connection.execute(bulk.sql(connection, LOCK), parameters)
+    statement = bulk.sql(connection, UNDER_WAY).columns(trigger_id=Id)
+    return {row.trigger_id for row in connection.execute(statement, parameters)}
+
+
+DUE = """
+SELECT id, trigger_id, scheduled_for, due_at FROM events
+WHERE trigger_id {ids} AND recheck_at IS NOT NULL AND status = 'pending' AND attempt = 0
+  AND due_at <= :now AND source IN ('schedule', 'catchup')
+ORDER BY scheduled_for
+"""
+
+
+def due(
+    connection: Connection, trigger_ids: Iterable[str], now: datetime
+) -> list[tuple[str, str, datetime, datetime]]:
+    """Planned events of these triggers that are due and never started, oldest first."""
+    parameters = bulk.instants(connection, {"now": now})
+    parameters["ids"] = bulk.ids(connection, sorted(set(trigger_ids)))
+    statement = bulk.sql(connection, DUE).columns(id=Id, trigger_id=Id, scheduled_for=Instant, due_at=Instant)
+    return [(r.id, r.trigger_id, r.scheduled_for, r.due_at) for r in connection.execute(statement, parameters)]

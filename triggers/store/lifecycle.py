@@ -1,0 +1,115 @@
+"""What a trigger becomes by itself: completed, paused after failures, set aside. Each change is on record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from sqlalchemy import Connection, bindparam, text
+
+from models.base import Id, Instant
+from models.states import Change
+from triggers.store import bulk
+
+RECORD = """
+INSERT INTO trigger_changes (trigger_id, change, effective_at, state, schedule, anchor, policy,
+                             planned_count, tzdata, detail)
+SELECT id, :change, :now, state, schedule, anchor, policy, planned_count, :tzdata, {detail}
+FROM triggers WHERE id {{ids}}
+"""
+
+
+def record(
+    connection: Connection, ids: Iterable[str], change: Change, now: datetime, tzdata: str, detail: str = "NULL"
+) -> None:
+    """Append what these triggers are now to the log of changes. `detail` is a column or NULL."""
+    connection.execute(
+        bulk.sql(connection, RECORD.format(detail=detail)),
+        bulk.instants(connection, {"change": str(change), "now": now, "tzdata": tzdata})
+        | {"ids": bulk.ids(connection, ids)},
+    )
+
+
+COMPLETE = """
+UPDATE triggers SET state = 'completed', exhausted = false, updated_at = :now
+WHERE {which} AND exhausted AND state = 'active'
+  AND NOT EXISTS (SELECT 1 FROM events e WHERE e.trigger_id = triggers.id AND e.recheck_at IS NOT NULL)
+RETURNING id
+"""
+
+
+def complete(connection: Connection, now: datetime, tzdata: str, ids: Iterable[str] | None = None) -> list[str]:
+    """Complete triggers with nothing left to plan whose last event is final; of `ids`, or of all."""
+    chosen = set(ids) if ids is not None else None
+    if chosen is not None and not chosen:
+        return []
+    which = "id {ids}" if chosen is not None else "exhausted"
+    parameters = bulk.instants(connection, {"now": now})
+    if chosen is not None:
+        parameters["ids"] = bulk.ids(connection, sorted(chosen))
+    statement = bulk.sql(connection, COMPLETE.replace("{which}", which)).columns(id=Id)
+    done = [row.id for row in connection.execute(statement, parameters)]
+    if done:
+        record(connection, done, Change.COMPLETED, now, tzdata)
+    return done
+
+
+SET_ASIDE = """
+UPDATE triggers SET state = 'paused', next_at = NULL, exhausted = false, schedule_error = :error,
+       updated_at = :now
+WHERE id = :id
+"""
+
+
+def set_aside(connection: Connection, trigger_id: str, error: str, now: datetime, tzdata: str) -> None:
+    """Pause a trigger whose schedule raised, with the error on record: it must not stop the tick."""
+    connection.execute(
+        text(SET_ASIDE).bindparams(bindparam("id", type_=Id), bindparam("now", type_=Instant)),
+        {"id": trigger_id, "error": error, "now": now},
+    )
+    record(connection, [trigger_id], Change.SET_ASIDE, now, tzdata, "schedule_error")
+
+
+FAILED = """
+UPDATE triggers SET consecutive_failures = consecutive_failures + 1 WHERE id = :id
+RETURNING consecutive_failures
+"""
+
+
+def failed_again(connection: Connection, trigger_id: str) -> int:
+    """Count one more failed event; how many in a row that makes."""
+    found = connection.execute(text(FAILED).bindparams(bindparam("id", type_=Id)), {"id": trigger_id})
+    return int(found.scalar_one())
+
+
+RECOVERED = "UPDATE triggers SET consecutive_failures = 0 WHERE id {ids} AND consecutive_failures > 0"
+
+
+def recovered(connection: Connection, ids: Sequence[str]) -> None:
+    """An event of these triggers succeeded: the row of failures ends."""
+    if ids:
+        connection.execute(bulk.sql(connection, RECOVERED), {"ids": bulk.ids(connection, ids)})
+
+
+PAUSE = """
+UPDATE triggers SET state = 'paused', next_at = NULL, exhausted = false, updated_at = :now
+WHERE id = :id AND state = 'active'
+"""
+UNPLAN = """
+DELETE FROM events WHERE trigger_id = :id AND status = 'pending' AND attempt = 0
+  AND source IN ('schedule', 'catchup') AND recheck_at IS NOT NULL
+"""
+UNCOUNT = """
+UPDATE triggers SET planned_count = planned_count - :count WHERE id = :id
+"""
+
+
+def pause_after_failures(connection: Connection, trigger_id: str, now: datetime, tzdata: str) -> bool:
+    """Pause a trigger, with what was planned for it and never started; whether it was active."""
+    typed = [bindparam("id", type_=Id), bindparam("now", type_=Instant)]
+    won = connection.execute(text(PAUSE).bindparams(*typed), {"id": trigger_id, "now": now}).rowcount == 1
+    if won:
+        gone = connection.execute(text(UNPLAN).bindparams(typed[0]), {"id": trigger_id}).rowcount
+        connection.execute(text(UNCOUNT).bindparams(typed[0]), {"id": trigger_id, "count": gone})
+        record(connection, [trigger_id], Change.PAUSED_AFTER_FAILURES, now, tzdata)
+    return won

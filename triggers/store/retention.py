@@ -1,0 +1,115 @@
+"""The statements of retention: archive, account for, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from models.base import Id, Instant
+from models.states import EventState, Source, Status, one_of
+from triggers.store import bulk
+
+ARCHIVE = """
+UPDATE events SET state = 'archived' WHERE id IN (
+  SELECT id FROM events WHERE state = 'active' AND status IN ('succeeded', 'failed', 'skipped', 'cancelled')
+    AND finished_at < :before LIMIT :most {skip})
+"""
+
+
+def archive(connection: Connection, before: datetime, most: int) -> int:
+    """Archive up to `most` events that were finished before an instant; how many."""
+    skip = "FOR NO KEY UPDATE SKIP LOCKED" if bulk.is_postgres(connection) else ""
+    parameters = bulk.instants(connection, {"before": before, "most": most})
+    return connection.execute(text(ARCHIVE.replace("{skip}", skip)), parameters).rowcount
+
+
+OLD = """
+SELECT id, trigger_id, scheduled_for, status, source, coalesced, coalesced_from, started_at FROM events
+WHERE state = :state AND {statuses} AND finished_at < :before LIMIT :most {skip}
+"""
+DELETE = "DELETE FROM events WHERE id {ids}"
+ACCOUNT = """
+INSERT INTO purged_events
+  (trigger_id, month, status, events, occurrences, first_scheduled_for, last_scheduled_for)
+VALUES (:trigger_id, :month, :status, :events, :occurrences, :first, :last)
+ON CONFLICT (trigger_id, month, status) DO UPDATE SET
+  events = purged_events.events + excluded.events,
+  occurrences = purged_events.occurrences + excluded.occurrences,
+  first_scheduled_for =
+    CASE WHEN excluded.first_scheduled_for < purged_events.first_scheduled_for
+         THEN excluded.first_scheduled_for ELSE purged_events.first_scheduled_for END,
+  last_scheduled_for =
+    CASE WHEN excluded.last_scheduled_for > purged_events.last_scheduled_for
+         THEN excluded.last_scheduled_for ELSE purged_events.last_scheduled_for END
+"""
+LAST_FIRED = """
+UPDATE triggers SET last_fired_at = :at WHERE id = :id AND (last_fired_at IS NULL OR last_fired_at < :at)
+"""
+
+
+def delete(
+    connection: Connection, state: EventState, statuses: Sequence[Status], before: datetime, most: int
+) -> int:
+    """Delete up to `most` events of these fates that were finished before an instant; how many.
+
+    What they stood for is added to the account of their triggers in the same transaction.
+    """
+    skip = "FOR UPDATE SKIP LOCKED" if bulk.is_postgres(connection) else ""
+    statement = text(OLD.format(statuses=one_of("status", tuple(statuses)), skip=skip)).columns(
+        id=Id, trigger_id=Id, scheduled_for=Instant, coalesced_from=Instant, started_at=Instant
+    )
+    parameters = bulk.instants(connection, {"state": str(state), "before": before, "most": most})
+    rows = connection.execute(statement, parameters).all()
+    if not rows:
+        return 0
+    account(connection, rows)
+    connection.execute(bulk.sql(connection, DELETE), {"ids": bulk.ids(connection, [row.id for row in rows])})
+    return len(rows)
+
+
+def account(connection: Connection, rows: Sequence[Any]) -> None:
+    """Add events that are about to be deleted to what outlives them."""
+    groups: dict[tuple[str, date, str], list[Any]] = {}
+    fired: dict[str, datetime] = {}
+    for row in rows:
+        month = row.scheduled_for.astimezone(UTC).date().replace(day=1)
+        groups.setdefault((row.trigger_id, month, row.status), []).append(row)
+        if row.started_at is not None:
+            fired[row.trigger_id] = max(row.started_at, fired.get(row.trigger_id, row.started_at))
+    summed = [account_row(connection, key, group) for key, group in sorted(groups.items())]
+    connection.execute(text(ACCOUNT), summed)
+    if fired:
+        rows_ = [bulk.instants(connection, {"id": id_, "at": at}) for id_, at in sorted(fired.items())]
+        connection.execute(text(LAST_FIRED), rows_)
+
+
+def account_row(connection: Connection, key: tuple[str, date, str], group: Sequence[Any]) -> dict[str, Any]:
+    """One line of the account. Manual events stand for no occurrence of the schedule."""
+    planned = [row for row in group if row.source in (Source.SCHEDULE, Source.CATCHUP)]
+    return bulk.instants(
+        connection,
+        {
+            "trigger_id": key[0],
+            "month": key[1].isoformat() if not bulk.is_postgres(connection) else key[1],
+            "status": key[2],
+            "events": len(group),
+            "occurrences": sum(row.coalesced for row in planned),
+            "first": min(row.coalesced_from or row.scheduled_for for row in group),
+            "last": max(row.scheduled_for for row in group),
+        },
+    )
+
+
+FORGET = """
+DELETE FROM idempotency_keys WHERE key IN
+  (SELECT key FROM idempotency_keys WHERE created_at < :before LIMIT :most)
+"""
+
+
+def forget_keys(connection: Connection, before: datetime, most: int) -> int:
+    """Forget idempotency keys that were used before an instant; how many."""
+    parameters = bulk.instants(connection, {"before": before, "most": most})
+    return connection.execute(text(FORGET), parameters).rowcount

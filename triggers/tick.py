@@ -1,0 +1,200 @@
+"""One pass of `execute_scheduled_triggers`: claim, plan, advance, dispatch, take back."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from sqlalchemy.exc import OperationalError
+
+from models.database import Database, machine_clock
+from models.states import Reason, Status
+from triggers import planning
+from triggers.deliver import finish_lost
+from triggers.logs import step
+from triggers.store import delivery, lifecycle, plan
+
+BATCH = 2_000  # triggers in one transaction
+GRACE = timedelta(seconds=10)  # after its instant an event that nobody started is looked at again
+LONGEST_GRACE = timedelta(minutes=5)  # so that a backlog does not amplify itself
+
+log = logging.getLogger("triggerbeat.tick")
+
+
+class Hint(NamedTuple):
+    """Word to a worker that an event is to be delivered. Ids and an instant: the truth is in the database."""
+
+    event_id: str
+    due_at: datetime
+    kind: str
+    name: str
+
+
+Dispatch = Callable[[Sequence[Hint]], bool]  # hands hints to the broker; whether they were published
+
+
+@dataclass(slots=True)
+class Tick:
+    """What a tick works with, and what it counts. `now` and `until` are the database's time."""
+
+    database: Database
+    dispatch: Dispatch
+    tzdata: str
+    now: datetime
+    until: datetime
+    planned: int = 0
+    skipped: int = 0
+    dispatched: int = 0
+    taken_back: int = 0
+    resting: set[str] = field(default_factory=set)
+
+
+def execute_scheduled_triggers(
+    database: Database, dispatch: Dispatch, horizon: timedelta, tzdata: str, batch: int = BATCH
+) -> Tick:
+    """Plan what is due up to now + `horizon`, and take back what nobody finished.
+
+    1. Claim a batch of triggers, compute their events, insert them, advance the cursors; commit.
+    2. Only then dispatch: a message about an event that was rolled back would be a lie, a lost message
+       is found by step 4.
+    3. Until no trigger is left; the last pass waits for rows that another tick holds.
+    4. Events whose `recheck_at` has passed are dispatched again, or their lost attempt is judged.
+    5. Complete the triggers that have nothing left.
+    """
+    with database.read() as connection:
+        now = database.now(connection)
+    tick = Tick(database, dispatch, tzdata, now, now + horizon)
+    plan_all(tick, batch)
+    while take_back(tick, batch):
+        pass
+    with database.write() as connection:
+        lifecycle.complete(connection, tick.now, tzdata)
+    return tick
+
+
+def run(database: Database, dispatch: Dispatch, horizon: timedelta, tzdata: str, node: str | None) -> Tick:
+    """A tick, with word of it left for `node` (None leaves none: beat did not send it)."""
+    began = time.monotonic()
+    tick = execute_scheduled_triggers(database, dispatch, horizon, tzdata)
+    if node is not None:
+        with database.write() as connection:
+            now = database.now(connection)
+            skew = (machine_clock(connection) - now).total_seconds()
+            plan.ticked(connection, node, now, time.monotonic() - began, tick.planned, skew, tzdata)
+    return tick
+
+
+def plan_all(tick: Tick, batch: int) -> None:
+    """Plan batch after batch: first what is free, in the end also what another tick held."""
+    wait = False
+    while True:
+        try:
+            claimed = plan_batch(tick, batch, wait)
+        except OperationalError as error:
+            if not wait:
+                raise
+            log.warning("another tick holds its triggers for longer than the lock timeout: %s", error.orig)
+            return
+        if claimed < batch:
+            if wait:
+                return
+            wait = True
+
+
+def plan_batch(tick: Tick, batch: int, wait: bool) -> int:
+    """One transaction: claim, plan, insert, advance. Then dispatch. How many triggers were claimed."""
+    events: list[plan.NewEvent] = []
+    with tick.database.write() as connection:
+        claimed = plan.claim(connection, tick.until, batch, tick.resting, wait)
+        plans: list[tuple[str, planning.Plan]] = []
+        for trigger in claimed:
+            try:
+                made = planning.plan(trigger, tick.now, tick.until)
+            except Exception as error:
+                log.exception("trigger=%s set aside: its schedule raised", trigger.name)
+                lifecycle.set_aside(
+                    connection, trigger.id, f"{type(error).__name__}: {error}", tick.now, tick.tzdata
+                )
+                continue
+            plans.append((trigger.id, made))
+            events += plan.new_events(trigger, made, tick.now)
+            if made.rests:
+                tick.resting.add(trigger.id)
+        plan.insert_events(connection, events, tick.now, GRACE)
+        plan.advance(connection, plans)
+    announce(tick, events)
+    return len(claimed)
+
+
+def announce(tick: Tick, events: Sequence[plan.NewEvent]) -> None:
+    """Log what was planned and hand what is to run to the broker."""
+    verbose = log.isEnabledFor(logging.INFO)
+    hints = []
+    for event in events:
+        skipped = event.planned.skipped
+        if skipped is None:
+            hints.append(
+                Hint(event.id, event.planned.fire_at, event.trigger.target_type, event.trigger.name)
+            )
+        if verbose:
+            step(
+                log,
+                "skipped" if skipped else "planned",
+                trigger=event.trigger.name,
+                event=event.id,
+                scheduled_for=event.planned.scheduled_for,
+                status=Status.SKIPPED if skipped else Status.PENDING,
+                reason=skipped,
+            )
+    tick.planned += len(events)
+    tick.skipped += len(events) - len(hints)
+    send(tick, hints)
+
+
+def send(tick: Tick, hints: Sequence[Hint]) -> bool:
+    """Dispatch; what could not be published is for the next tick to find. Whether all was published."""
+    if not hints or tick.dispatch(hints):
+        tick.dispatched += len(hints)
+        return True
+    with tick.database.write() as connection:
+        plan.look_now(connection, [hint.event_id for hint in hints], tick.now)
+    return False
+
+
+def take_back(tick: Tick, batch: int) -> bool:
+    """Look at a batch of unattended events; whether to go on with another."""
+    hints: list[Hint] = []
+    cancelled: list[str] = []
+    with tick.database.write() as connection:
+        now = tick.database.now(connection)
+        found = plan.unattended(connection, now, batch)
+        again: list[tuple[str, datetime, int]] = []
+        lost: list[plan.Unattended] = []
+        for event in found:
+            if event.status == Status.PENDING and event.deleted:
+                cancelled.append(event.id)
+            elif event.status == Status.PENDING:
+                hints.append(Hint(event.id, event.due_at, event.target_type, event.name))
+                again.append((event.id, max(now, event.due_at) + grace(event.dispatches), event.dispatches + 1))
+            elif event.lease_until is not None and event.lease_until > now:
+                again.append((event.id, event.lease_until, event.dispatches))
+            else:
+                lost.append(event)
+        plan.look_again(connection, again)
+        delivery.end(connection, cancelled, Status.CANCELLED, Reason.DELETED, now)
+        hints += [
+            Hint(job.id, due, job.target_type, job.name)
+            for job, due in finish_lost(connection, lost, now, tick.tzdata, random.random)
+        ]
+    tick.taken_back += len(found)
+    return send(tick, hints) and len(found) == batch
+
+
+def grace(dispatches: int) -> timedelta:
+    """How long to wait for a start after dispatch number `dispatches` + 1 before looking again."""
+    return min(LONGEST_GRACE, GRACE * 2 ** min(dispatches, 10))

@@ -98,27 +98,25 @@ class Zone:
         return delta.days * DAY + delta.seconds
 
     def changes(self, after: int, until: int) -> Iterator[Change]:
-        """The changes in (after, until], in order.
-
-        Probes once a day: the closest two changes of one zone in the tz database, 1800 to 2100,
-        are four days apart.
-        """
-        low, offset = after, self.offset(after)
-        while low < until:
-            high = min(low + DAY, until)
-            if self.offset(high) == offset:
-                low = high
-                continue
-            low = self._first_other(low, high, offset)
-            before, offset = offset, self.offset(low)
-            yield Change(low, before, offset)
+        """The changes in (after, until], in order."""
+        instant, before = after, None
+        while instant <= until:
+            for segment in self.segments(instant):
+                if segment.end <= instant:
+                    continue
+                if segment.start > until:
+                    return
+                if before is not None and segment.offset != before:
+                    yield Change(segment.start, before, segment.offset)
+                instant, before = segment.end, segment.offset
 
     def instants(self, wall: int) -> list[int]:
         """The instants at which the clocks of the zone show `wall`: none in a gap, two in a fold."""
         found = []
         for start, end, offset, _fresh, _skipped in self._around(wall):
             instant = wall - offset
-            if start <= instant < end:
+            # Segments of two spans overlap a little, so the same instant may come up again.
+            if start <= instant < end and instant not in found:
                 found.append(instant)
         return found
 
@@ -148,12 +146,28 @@ class Zone:
         start = low - 2 * DAY
         offset, fresh, skipped = self.offset(start), LONG_AGO, None
         found = []
-        for change in self.changes(start, high - 1):
+        for change in self._probed(start, high - 1):
             found.append(Segment(start, change.at, offset, fresh, skipped))
             fresh, skipped = _seam(change, fresh)
             start, offset = change.at, change.after
         found.append(Segment(start, high, offset, fresh, skipped))
         return tuple(segment for segment in found if segment.end > low)
+
+    def _probed(self, after: int, until: int) -> Iterator[Change]:
+        """The changes in (after, until], found by asking.
+
+        Asks once a day: the closest two changes of one zone in the tz database, 1800 to 2100, are
+        four days apart.
+        """
+        low, offset = after, self.offset(after)
+        while low < until:
+            high = min(low + DAY, until)
+            if self.offset(high) == offset:
+                low = high
+                continue
+            low = self._first_other(low, high, offset)
+            before, offset = offset, self.offset(low)
+            yield Change(low, before, offset)
 
     def _first_other(self, low: int, high: int, offset: int) -> int:
         """The first instant of (low, high] with another offset than `low` has; `high` has another."""

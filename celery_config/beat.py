@@ -15,7 +15,7 @@ LONGEST_SLEEP_SECONDS = 5.0
 log = logging.getLogger("triggerbeat.beat")
 
 
-class MonotonicScheduler(Scheduler):  # type: ignore[misc]
+class MonotonicScheduler(Scheduler):
     """Sends each entry when beat starts, and then at its interval.
 
     The stock schedulers measure by the wall clock (set back by two minutes, they send nothing for two
@@ -26,7 +26,8 @@ class MonotonicScheduler(Scheduler):  # type: ignore[misc]
     def setup_schedule(self) -> None:
         """Take the entries of `beat_schedule`."""
         self.merge_inplace(self.app.conf.beat_schedule)
-        self.install_default_entries(self.schedule)
+        if self.app.conf.result_backend:
+            self.install_default_entries(self.schedule)  # which cleans up expired results
         self.due: dict[str, float] = {}
 
     def tick(self, *args: Any, **kwargs: Any) -> float:

@@ -9,6 +9,8 @@ from kombu import Exchange, Queue
 from triggers.settings import Settings
 
 OURS = "celery"  # ticks and deliveries
+# Without it kombu tries for ever to open a channel for a publish, whatever the publish itself allows.
+ONE_TRY = {"max_retries": 1, "interval_start": 0.2, "interval_step": 0, "interval_max": 0.2}
 SOCKET_SECONDS = 5  # after this a silent connection counts as broken
 PREFIX = "celery_config.celery_worker."  # the names of our own tasks begin with it
 
@@ -24,7 +26,7 @@ def options(settings: Settings) -> dict[str, Any]:
         "broker_connection_max_retries": None,  # a broker that is away for an hour comes back all the same
         "broker_connection_timeout": SOCKET_SECONDS,
         "broker_heartbeat": 10,
-        "broker_transport_options": rabbitmq_options() if rabbitmq else redis_options(),
+        "broker_transport_options": ONE_TRY | (rabbitmq_options() if rabbitmq else redis_options()),
         "redis_socket_timeout": SOCKET_SECONDS,
         "redis_socket_connect_timeout": SOCKET_SECONDS,
         "redis_socket_keepalive": True,
@@ -32,7 +34,11 @@ def options(settings: Settings) -> dict[str, Any]:
         "task_default_queue": OURS,
         "task_queues": queues(settings),
         "task_routes": (route_to(settings.celery_queues[0]),),
-        **({"task_default_queue_type": "quorum", "task_default_exchange_type": "topic"} if quorum(settings) else {}),
+        **(
+            {"task_default_queue_type": "quorum", "task_default_exchange_type": "topic"}
+            if quorum(settings)
+            else {}
+        ),
     }
 
 
@@ -66,7 +72,9 @@ def queues(settings: Settings) -> list[Queue]:
         return [Queue(name, Exchange(name), routing_key=name) for name in (OURS, *settings.celery_queues)]
     # A topic exchange: with a direct one Celery cannot set up its delayed delivery on quorum queues.
     return [
-        Queue(name, Exchange(name, type="topic"), routing_key=name, queue_arguments={"x-queue-type": "quorum"})
+        Queue(
+            name, Exchange(name, type="topic"), routing_key=name, queue_arguments={"x-queue-type": "quorum"}
+        )
         for name in (OURS, *settings.celery_queues)
     ]
 
@@ -74,7 +82,9 @@ def queues(settings: Settings) -> list[Queue]:
 def route_to(queue: str) -> Any:
     """A router: our own tasks to our queue, everybody else's to `queue`, so that none holds up a tick."""
 
-    def route(name: str, args: Any, kwargs: Any, options: Any, task: Any = None, **more: Any) -> dict[str, str]:
+    def route(
+        name: str, args: Any, kwargs: Any, options: Any, task: Any = None, **more: Any
+    ) -> dict[str, str]:
         return {"queue": OURS if name.startswith(PREFIX) else queue}
 
     return route

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import socket
 import sys
 import threading
@@ -44,6 +43,8 @@ celery.conf.update(
     result_serializer="json",
     timezone="UTC",
     worker_prefetch_multiplier=1,
+    worker_send_task_events=True,  # without events Flower shows no task
+    task_send_sent_event=True,
     beat_scheduler="celery_config.beat:MonotonicScheduler",
     beat_schedule={
         "execute_scheduled_triggers": {
@@ -60,6 +61,7 @@ celery.steps["worker"].add(engine.Engine)
 celery.steps["consumer"].add(engine.EngineConsumer)
 
 database = Database(settings.database_url)
+horizon = timedelta(seconds=settings.horizon_seconds)
 
 
 def send(hints: Sequence[Hint]) -> bool:
@@ -72,19 +74,20 @@ courier = Courier(
     publish=lambda jobs: publish_tasks(celery, jobs, settings.celery_queues[0]),
     hand_back=send,
     allow_private=settings.allow_private_targets,
-    wall_clock=time.time,
+    wall_clock=time.time,  # noqa: TID251  an entry point: for the deliveries' webhook-timestamp
     tzdata=tzdata.IANA_VERSION,
+    ahead=horizon,
 )
 engine.start_courier = courier.start
 engine.stop_courier = courier.stop
-EventTask.recorder = Recorder(database, send, tzdata.IANA_VERSION)
+EventTask.recorder = Recorder(database, send, tzdata.IANA_VERSION, horizon)
 hint = Hinter(celery)
 
 
 @celery.task(Strategy="celery_config.engine:strategy")
 def execute_scheduled_triggers(hint: bool = False) -> dict[str, int]:
     """One tick. With `hint` somebody asked for it between two of beat's."""
-    made = tick.run(database, send, timedelta(seconds=settings.horizon_seconds), tzdata.IANA_VERSION, node(hint))
+    made = tick.run(database, send, horizon, tzdata.IANA_VERSION, node(hint))
     return {"planned": made.planned, "skipped": made.skipped, "taken_back": made.taken_back}
 
 
@@ -101,7 +104,7 @@ def update_event_states() -> dict[str, int]:
 
 @celery.task(Strategy="celery_config.engine:strategy")
 def deliver(kind: str, batch: list[list[Any]]) -> int:
-    """Take over events, `[[instant, [event id, ...]], ...]`, until their instant and through their delivery."""
+    """Take over events, `[[instant, [event id, ...]], ...]`, until their instant, and deliver them."""
     events = [(id_, datetime.fromisoformat(due)) for due, ids in batch for id_ in ids]
     courier.submit(kind, events)
     return len(events)
@@ -137,6 +140,15 @@ def flush_child(**more: Any) -> None:
 def flush_worker(**more: Any) -> None:
     """The worker ends; with the solo pool it ran the tasks itself."""
     EventTask.recorder.close(CHILD_FLUSH_SECONDS)
+
+
+@signals.task_unknown.connect(weak=False)
+def fail_unknown(name: str = "", id: str = "", message: Any = None, **more: Any) -> None:
+    """An event's task that this worker does not have: the attempt fails, instead of waiting for ever."""
+    if message is not None and message.headers.get("triggerbeat_event"):
+        EventTask.recorder.refuse(
+            id, name, "NotRegistered", "no such task here; is its module in TASK_MODULES?"
+        )
 
 
 @signals.celeryd_init.connect(weak=False)

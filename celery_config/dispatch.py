@@ -18,9 +18,10 @@ from triggers.store.delivery import Job
 from triggers.targets.placeholders import render
 from triggers.tick import Hint
 
-SPREAD = 64  # so many messages share a batch, so that workers do; few events go one by one, by name
+SPREAD = 64  # so many messages share a batch, so that workers do; few triggers go by their names
 MOST = 500  # events in one message
 HARD_LIMIT_SECONDS = 10  # after its timeout a task that cannot be interrupted is killed with its process
+AGAIN_SECONDS = 1.0  # between tries while the broker is away
 MERGE_SECONDS = 0.25  # hints to tick are merged over this time
 
 TICK = PREFIX + "execute_scheduled_triggers"
@@ -47,17 +48,28 @@ def dispatch(app: Celery, hints: Sequence[Hint]) -> bool:
 
 
 def chunks(hints: Sequence[Hint]) -> list[Sequence[Hint]]:
-    """Few events one by one, many in batches."""
+    """The events of few triggers by their names, one message each; those of many in batches."""
+    by_name: dict[str, list[Hint]] = {}
+    for hint in hints:
+        by_name.setdefault(hint.name, []).append(hint)
     size = min(MOST, ceil(len(hints) / SPREAD))
+    if len(by_name) <= SPREAD and len(hints) <= MOST:
+        return list(by_name.values())
     return [hints[i : i + size] for i in range(0, len(hints), size)]
 
 
 def publish_chunk(app: Celery, producer: Any, kind: str, chunk: Sequence[Hint]) -> None:
     """One message; what people see of it names the trigger."""
-    batch = [[due.isoformat(), [h.event_id for h in same]] for due, same in groupby(chunk, lambda h: h.due_at)]
-    first = f"{chunk[0].name or chunk[0].event_id} at {chunk[0].due_at:%Y-%m-%dT%H:%M:%SZ}"
-    shown = f"({kind}: {first})" if len(chunk) == 1 else f"({kind}: {len(chunk)} events, first {first})"
-    app.send_task(DELIVER, (kind, batch), producer=producer, argsrepr=shown, ignore_result=True)
+    batch = [
+        [due.isoformat(), [h.event_id for h in same]] for due, same in groupby(chunk, lambda h: h.due_at)
+    ]
+    shown = f"{chunk[0].name or chunk[0].event_id} at {chunk[0].due_at:%Y-%m-%dT%H:%M:%SZ}"
+    if len(chunk) > 1:
+        others = "of it" if chunk[0].name == chunk[-1].name else "events"
+        shown += f" and {len(chunk) - 1} more {others}"
+    app.send_task(
+        DELIVER, (kind, batch), producer=producer, argsrepr=f"({kind}: {shown})", ignore_result=True
+    )
 
 
 def publish_tasks(app: Celery, jobs: Sequence[Job], default_queue: str) -> None:
@@ -104,7 +116,8 @@ class Hinter:
         while True:
             self.asked.wait()
             self.asked.clear()
-            send_hint(self.app)
+            while not send_hint(self.app):
+                time.sleep(AGAIN_SECONDS)
             time.sleep(MERGE_SECONDS)
 
 

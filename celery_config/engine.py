@@ -11,11 +11,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from celery import bootsteps
 from celery.concurrency import solo
 from celery.concurrency.base import apply_target
+from celery.worker.control import inspect_command
 from celery.worker.strategy import default
 from kombu import Consumer
 
@@ -64,17 +66,17 @@ class Threads:
 
     def wake(self) -> None:
         """Make the worker's loop turn once."""
-        try:
+        with suppress(BlockingIOError):  # the pipe is full: it is awake
             os.write(self.write_fd, b"x")
-        except BlockingIOError:
-            pass  # it is awake
 
     def awake(self, *args: Any) -> None:
         """The loop turned."""
-        try:
+        with suppress(BlockingIOError):
             os.read(self.read_fd, 4096)
-        except BlockingIOError:
-            pass
+
+    def close(self) -> None:
+        """Begin nothing more."""
+        self.executor.shutdown(wait=False, cancel_futures=True)
 
     def stop(self) -> None:
         """Let what runs end; drop what has not begun."""
@@ -111,7 +113,7 @@ def users_strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Any:
     return default(task, app, consumer, **options)
 
 
-class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
+class Engine(bootsteps.StartStopStep):
     """Worker step: the threads, and the courier that holds and delivers events."""
 
     requires = ("celery.worker.components:Pool",)  # after the pool has forked: forks want no threads
@@ -126,26 +128,27 @@ class Engine(bootsteps.StartStopStep):  # type: ignore[misc]
         start_courier()
 
     def stop(self, worker: Any) -> None:
-        """Let calls in flight end, then stop."""
-        worker.solo_thread.stop()
+        """Hand back what is held before waiting for anything that may take long: a solo pool's task."""
+        worker.solo_thread.close()
+        worker.engine_threads.stop()  # first: what it has begun to take is to be handed back, too
         stop_courier(DRAIN_SECONDS)
-        worker.engine_threads.stop()
+        worker.solo_thread.stop()
 
     def terminate(self, worker: Any) -> None:
         """Stop without waiting."""
         stop_courier(0)
         for threads in (worker.engine_threads, worker.solo_thread):
-            threads.executor.shutdown(wait=False, cancel_futures=True)
+            threads.close()
 
 
-class EngineConsumer(bootsteps.ConsumerStep):  # type: ignore[misc]
+class EngineConsumer(bootsteps.ConsumerStep):
     """Consumer step: our queue on a channel of its own, when this worker serves it (`-Q`)."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
     def start(self, c: Any) -> None:
         """Take our queue over from the consumer of the users' tasks."""
-        self.consumers = []
+        self.consumers = c.engine_consumers = []
         if c.hub is not None:
             for threads in (c.controller.engine_threads, c.controller.solo_thread):
                 c.hub.add_reader(threads.read_fd, threads.awake)
@@ -157,8 +160,15 @@ class EngineConsumer(bootsteps.ConsumerStep):  # type: ignore[misc]
         consumer = Consumer(channel, [queue], on_message=c.create_task_handler(), accept=["json"])
         consumer.qos(prefetch_count=PREFETCH, apply_global=False)
         consumer.consume()
-        self.consumers = [consumer]
+        self.consumers.append(consumer)
 
     def get_consumers(self, channel: Any) -> list[Any]:
         """Those that `start` made."""
         return list(self.consumers or [])
+
+
+@inspect_command()
+def active_queues(state: Any) -> list[dict[str, Any]]:
+    """List the queues a worker takes messages from."""  # Celery's own would not know of our consumer
+    consumers = [state.consumer.task_consumer, *state.consumer.engine_consumers]
+    return [queue.as_dict(recurse=True) for consumer in consumers if consumer for queue in consumer.queues]

@@ -6,6 +6,7 @@ import ctypes
 import logging
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,14 +25,14 @@ from triggers.targets.placeholders import render
 log = logging.getLogger("triggerbeat.task")
 
 
-class AttemptTimeout(Exception):  # noqa: N818  what happened, not an error of the program
+class AttemptTimeout(Exception):
     """The attempt took longer than the trigger's timeout_seconds."""
 
     def __str__(self) -> str:
         return self.__doc__ or ""
 
 
-class RetryAsked(Exception):  # noqa: N818  likewise
+class RetryAsked(Exception):
     """The task asked for another attempt (`self.retry()`)."""
 
     def __init__(self, reason: BaseException | None, seconds: float | None) -> None:
@@ -40,7 +41,7 @@ class RetryAsked(Exception):  # noqa: N818  likewise
         self.seconds = seconds
 
 
-class EventTask(Task):  # type: ignore[misc]
+class EventTask(Task):
     """Runs like any Celery task when called by its user; for an event it is gated and recorded.
 
     1. Win the event's conditional start; a loser (doubled, late or stale message) ends as Ignore.
@@ -75,15 +76,20 @@ class EventTask(Task):  # type: ignore[misc]
         args = render(job.target["args"], values)
         kwargs = render(job.target["kwargs"] if job.payload is None else job.payload, values)
         self.running.job = job
+        end = time.monotonic() + job.policy["timeout_seconds"]
         try:
             with time_limit(job.policy["timeout_seconds"]):
                 result = self.run(*args, **kwargs)
         except (Ignore, Reject) as error:
-            self.recorder.finished(Finished(job, Outcome(not isinstance(error, Reject), error=failure(error))))
+            self.recorder.finished(
+                Finished(job, Outcome(not isinstance(error, Reject), error=failure(error)))
+            )
             raise
         except BaseException as error:
-            after = self.failed(job, error)
-            if after is error:
+            # A task that swallowed its timeout is ended by the pool: SIGTERM, and SIGKILL 0.1 s later.
+            killed = isinstance(error, SystemExit) and time.monotonic() > end
+            after = self.failed(job, AttemptTimeout() if killed else error)
+            if killed or after is error:
                 raise
             raise after from error
         finally:
@@ -91,7 +97,7 @@ class EventTask(Task):  # type: ignore[misc]
         self.recorder.finished(Finished(job, Outcome(True, result=keepable(result))))
         return result
 
-    def failed(self, job: Job, error: BaseException) -> BaseException:
+    def failed(self, job: Job, error: BaseException) -> Any:
         """Record an exception; what Celery is to make of it: a retry, or the failure itself."""
         asked = error if isinstance(error, RetryAsked) else None
         reason = asked.reason if asked is not None and asked.reason is not None else error
@@ -136,20 +142,15 @@ def due_again(done: Finish | None) -> Any:
 def time_limit(seconds: float) -> Iterator[None]:
     """Raise AttemptTimeout in this code after `seconds`, counted from here.
 
-    On the main thread by a signal, which also ends a wait in the operating system. On another thread (the solo
-    pool) between two steps of Python code: a wait in the operating system ends first.
+    On the main thread by a signal, which also ends a wait in the operating system. On another thread (the
+    solo pool) between two steps of Python code: a wait in the operating system ends first.
     """
     if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
         with alarm(seconds):
             yield
         return
-    timer = threading.Timer(seconds, interrupt, (threading.get_ident(),))
-    timer.daemon = True
-    timer.start()
-    try:
+    with Interruption(seconds):
         yield
-    finally:
-        timer.cancel()
 
 
 @contextmanager
@@ -168,6 +169,34 @@ def alarm(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def interrupt(thread: int) -> None:
-    """Raise AttemptTimeout in another thread, when it next runs Python code."""
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(AttemptTimeout))
+class Interruption:
+    """Raises AttemptTimeout in the thread that enters, when it next runs Python code after `seconds`.
+
+    Never after the exit: there it would end the thread, which all later tasks need.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.thread = ctypes.c_ulong(threading.get_ident())
+        self.lock = threading.Lock()
+        self.over = False
+        self.rang = False
+        self.timer = threading.Timer(seconds, self.ring)
+        self.timer.daemon = True
+
+    def ring(self) -> None:
+        """The time is up."""
+        with self.lock:
+            if not self.over:
+                self.rang = True
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(self.thread, ctypes.py_object(AttemptTimeout))
+
+    def __enter__(self) -> None:
+        self.timer.start()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self.lock:
+            self.over = True
+        self.timer.cancel()
+        if self.rang and kind is None:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(self.thread, None)  # it may not have been raised yet
+            raise AttemptTimeout

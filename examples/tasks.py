@@ -1,4 +1,4 @@
-"""Tasks that a newcomer can trigger at once. Copy the shape for your own, and name your module in TASK_MODULES."""
+"""Tasks that a newcomer can trigger at once. For your own: name your module in TASK_MODULES."""
 
 from __future__ import annotations
 

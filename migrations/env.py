@@ -36,4 +36,3 @@ else:
     with database.write() as opened:
         run(opened)
     database.close()
-

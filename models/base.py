@@ -54,7 +54,8 @@ class Instant(TypeDecorator[datetime]):
             return None
         if isinstance(value, str):
             return datetime.fromisoformat(value).replace(tzinfo=UTC)
-        return value if value.tzinfo is UTC else value.astimezone(UTC)
+        instant: datetime = value
+        return instant if instant.tzinfo is UTC else instant.astimezone(UTC)
 
 
 def instant_text(value: datetime) -> str:
@@ -64,6 +65,7 @@ def instant_text(value: datetime) -> str:
 
 # PostgreSQL keeps ids in 16 bytes; SQLite as the text that people read elsewhere.
 Id = String(36).with_variant(postgresql.UUID(as_uuid=False), "postgresql")
+
 
 class Json(TypeDecorator[Any]):
     """A JSON value; Python's None is NULL.

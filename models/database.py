@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import TimeoutError
 
 LOCK_SECONDS = 5  # how long a statement waits for a lock before it gives up
 STATEMENT_SECONDS = 60
@@ -55,6 +56,9 @@ class Database:
     def write(self) -> Iterator[Connection]:
         """A transaction that may write; committed at the end, rolled back on an exception.
 
+        Raises sqlalchemy.exc.OperationalError or TimeoutError when the database is away or its lock is not
+        had within `LOCK_SECONDS`.
+
         SQLite has one writer. Threads of one process queue here, in order, because SQLite's own
         waiting is a poll with growing pauses.
         """
@@ -63,10 +67,15 @@ class Database:
             with engine.begin() as connection:
                 yield connection
             return
-        with self._writing, engine.connect() as connection:
-            connection.execution_options(triggerbeat_writes=True)
-            with connection.begin():
-                yield connection
+        if not self._writing.acquire(timeout=LOCK_SECONDS):
+            raise TimeoutError("the database is locked")
+        try:
+            with engine.connect() as connection:
+                connection.execution_options(triggerbeat_writes=True)
+                with connection.begin():
+                    yield connection
+        finally:
+            self._writing.release()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

@@ -1,11 +1,11 @@
 """The state machine of an event, and the states of a trigger. Its only home.
 
-    status       moved in by                                   moved out by
-    pending      tick, retry, manual fire                      start -> running; misfire or overlap at the start -> skipped;
-                                                               pause, edit, delete -> gone
-    running      start                                         finish -> succeeded, failed, pending (retry);
-                                                               tick, when the lease ran out -> pending or failed
-    succeeded, failed, skipped, cancelled                      final
+    status     moved in by                        moved out by
+    pending    tick, retry, manual fire           start -> running; misfire or overlap -> skipped;
+                                                  pause, edit, delete -> gone
+    running    start                              finish -> succeeded, failed, pending (retry);
+                                                  tick, when the lease ran out -> pending or failed
+    succeeded, failed, skipped, cancelled         final
 
 `state` is the other axis, where the row is kept (`active`, `archived`), and belongs to retention.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from triggers.settings import Settings, without_password
@@ -19,26 +20,37 @@ def reachable(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
 
 
-def banner(settings: Settings, folder: Path, given_token: bool) -> str:
-    """Where all is, and what to do first. A token that was given is not shown."""
+def facts(settings: Settings, folder: Path, given_token: bool) -> dict[str, Any]:
+    """Where all is. A token that was given is not among it."""
     host = reachable(settings.host)
-    url = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
-    kept = folder / "admin-token"
-    token = "the one in ADMIN_TOKEN" if given_token else f"{settings.admin_token}  (kept in {kept})"
-    bearer = "$ADMIN_TOKEN" if given_token else settings.admin_token
-    embedded = "embedded Valkey, " if settings.broker_is_default else ""
+    return {
+        "endpoint": f"http://{f'[{host}]' if ':' in host else host}:{settings.port}",
+        "token": None if given_token else settings.admin_token,
+        "token_file": None if given_token else str(folder / "admin-token"),
+        "database": without_password(settings.database_url),
+        "broker": without_password(settings.celery_broker_url),
+        "broker_is_embedded": settings.broker_is_default,
+        "queue_command": queue_command(settings),
+    }
+
+
+def banner(of: dict[str, Any]) -> str:
+    """The facts for people, and what to do first."""
+    token = f"{of['token']}  (kept in {of['token_file']})" if of["token"] else "the one in ADMIN_TOKEN"
+    embedded = "  (embedded Valkey)" if of["broker_is_embedded"] else ""
     return f"""
 Triggerbeat is up.
-  endpoint  {url}
+  endpoint  {of["endpoint"]}
   token     {token}
-  database  {without_password(settings.database_url)}
-  broker    {embedded}{without_password(settings.celery_broker_url)}
-  queue     {queue_command(settings)}
+  database  {of["database"]}
+  broker    {of["broker"]}{embedded}
+  queue     {of["queue_command"]}
             (mostly empty, as workers fetch at once; `triggerbeat queue` shows what they hold, too)
 
 Your first trigger, to paste into another terminal:
 
-curl {url}/triggers -H "Authorization: Bearer {bearer}" -H "Content-Type: application/json" \\
+curl {of["endpoint"]}/triggers -H "Content-Type: application/json" \\
+  -H "Authorization: Bearer {of["token"] or "$ADMIN_TOKEN"}" \\
   -d {shlex.quote(FIRST_TRIGGER)}
 
 Ctrl-C stops everything.

@@ -15,15 +15,18 @@ import click
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from models.database import Database, schema_is_current
-from triggers import local_files, logs
+from triggers import local_files, logs, queue_view
+from triggers.cli import INTERRUPTED
 from triggers.cli_output import note, print_json
 from triggers.errors import ConfigurationError, TriggerbeatError
 from triggers.settings import Settings, without_password
 
 NO = 1  # the answer is no: refused, not found, not well
 USED_WRONGLY = 2
-INTERRUPTED = 130  # as shells have it for Ctrl-C
 HINT_SECONDS = 2.0  # how long a command waits for the broker to take its hint
+# Left alone, kombu tries for ever to reach a broker that is away.
+ONE_TRY = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
+HASTY = {**ONE_TRY, "socket_timeout": HINT_SECONDS, "socket_connect_timeout": HINT_SECONDS}
 
 
 class Refused(TriggerbeatError):
@@ -37,6 +40,11 @@ class Session:
         self.as_json = as_json
         self.settings = Settings.from_environment()
         logs.configure(self.settings)
+
+    @property
+    def broker_url(self) -> str:
+        """The broker of CELERY_BROKER_URL, or else of the `up` that runs beside the database."""
+        return local_files.broker_url(self.settings)
 
     @contextmanager
     def database(self) -> Iterator[Database]:
@@ -63,7 +71,7 @@ class Session:
         """
         if due is None or due > now + timedelta(seconds=self.settings.tick_seconds):
             return
-        if not send_hint(self.settings):
+        if not send_hint(replace(self.settings, celery_broker_url=self.broker_url)):
             note("note: the broker cannot be reached now; the next tick starts what is due")
 
 
@@ -72,7 +80,10 @@ def command(function: Callable[..., Any]) -> click.Command:
 
     @functools.wraps(function)
     def run(as_json: bool, **arguments: Any) -> Any:
-        return function(Session(as_json), **arguments)
+        try:
+            return function(Session(as_json), **arguments)
+        except KeyboardInterrupt:  # else click would print an empty line
+            raise click.exceptions.Exit(INTERRUPTED) from None
 
     option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
     return click.command(function.__name__.rstrip("_"))(option(run))
@@ -84,15 +95,22 @@ def command(function: Callable[..., Any]) -> click.Command:
 def send_hint(settings: Settings, seconds: float = HINT_SECONDS) -> bool:
     """Ask the workers for a tick, and wait up to `seconds`; whether the broker took the message."""
     from celery import Celery
+    from kombu import pools
 
     from celery_config.broker import options
     from celery_config.dispatch import send_hint as send
 
     logging.getLogger("triggerbeat.dispatch").disabled = True  # the command says it in its own way
     app = Celery("triggerbeat", set_as_current=False)
-    app.conf.update(options(replace(settings, celery_broker_url=local_files.broker_url(settings))))
+    app.conf.update(options(settings))
+    app.conf.broker_transport_options |= HASTY if queue_view.is_redis(settings.celery_broker_url) else ONE_TRY
     taken: list[bool] = []
-    thread = threading.Thread(target=lambda: taken.append(send(app)), daemon=True)
+
+    def publish() -> None:
+        taken.append(send(app))
+        pools.reset()  # or Python complains of open sockets at its end
+
+    thread = threading.Thread(target=publish, name="hint", daemon=True)
     thread.start()
     thread.join(seconds)
     return any(taken)
@@ -121,9 +139,7 @@ def reason(error: SQLAlchemyError) -> str:
 
 def report(error: BaseException) -> int:
     """Print an error the way all commands do, in one line, and return the exit status."""
-    if isinstance(error, click.exceptions.Exit):
-        return error.exit_code
-    if isinstance(error, click.Abort | KeyboardInterrupt):
+    if isinstance(error, click.Abort):
         return INTERRUPTED
     if isinstance(error, click.ClickException):
         note(f"triggerbeat: error: {error.format_message()}")

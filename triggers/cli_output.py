@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -77,13 +75,16 @@ def cell(value: Any) -> str:
     return printable(str(value))
 
 
+def brief(instant: str | None) -> str | None:
+    """An instant of a document for people: RFC 3339, with milliseconds only where there are any."""
+    if instant is None or "." not in instant:
+        return instant
+    seconds, _, fraction = instant.rstrip("Z").partition(".")
+    return f"{seconds}Z" if fraction[:3] in ("", "000") else f"{seconds}.{fraction[:3]}Z"
+
+
 def printable(text: str) -> str:
     """The text without anything that could move a terminal's cursor or forge a line."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def silence_standard_output() -> None:
-    """After a broken pipe: nothing more is written, not even what Python flushes at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

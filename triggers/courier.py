@@ -9,19 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import resource
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from models.database import Database
 from triggers import deliver
 from triggers.deliver import Finish, Finished
-from triggers.store import delivery
+from triggers.store import delivery, lifecycle
 from triggers.store.delivery import Job
 from triggers.targets import Outcome, log
 from triggers.targets.address import parse_url
@@ -33,6 +35,8 @@ CHUNK = 500  # events in one statement
 MOST_DUE = 2_000  # due events in this process before it takes no more from the broker
 PER_HOST = 100  # calls in flight to one host, so that one that hangs delays nobody else
 IN_FLIGHT = 2_000  # calls in flight in this process
+MOST_FILES = 8_192  # that we ask to have open at once; Debian gives a process 1,024 unasked
+OTHER_FILES = 200  # of these, for all but calls
 RESYNC_SECONDS = 30.0  # how often the distance to the database's clock is measured
 NOT_EARLY_SECONDS = 0.0005  # after the computed instant, for the error of that measure
 HAND_BACK_SECONDS = 2.0  # for publishing what a stopping process held; a tick finds what was not
@@ -114,11 +118,13 @@ class Courier:
         allow_private: bool,
         wall_clock: Callable[[], float],
         tzdata: str,
+        ahead: timedelta = deliver.LOOK_AHEAD,
     ) -> None:
         self.database = database
         self.publish = publish
         self.hand_back = hand_back
         self.tzdata = tzdata
+        self.ahead = ahead
         self.clock = SharedClock(database)
         self._caller_options = (allow_private, wall_clock)
         self._room = threading.Condition()
@@ -129,6 +135,7 @@ class Courier:
 
     def start(self) -> None:
         """Start the loop's thread."""
+        self._most_in_flight = max(1, min(IN_FLIGHT, open_files() - OTHER_FILES))
         ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(ready,), name="courier", daemon=True)
         self._thread.start()
@@ -144,7 +151,7 @@ class Courier:
             self._finish([])
             self._look([NOBODY], "http")
         except Exception as error:
-            logger.warning("the database is away: %s", error)
+            logger.warning("cannot use the database (was `triggerbeat migrate` run?): %s", error)
 
     def submit(self, kind: str, batch: Batch) -> None:
         """Take over events of one kind of target; blocks while there is more than enough due here."""
@@ -185,6 +192,7 @@ class Courier:
         self._finished: deque[Finished] = deque()
         self._finish_wake = asyncio.Event()
         self._recording = 0
+        self._blocking = 0
         self._caller = HttpCaller(*self._caller_options)
         self._workers = [
             self._loop.create_task(self._forever(work))
@@ -210,7 +218,15 @@ class Courier:
             self._notify_room()
 
     async def _sql(self, call: Callable[..., T], *args: Any) -> T:
-        return await self._loop.run_in_executor(self._threads, call, *args)
+        return await self._elsewhere(self._threads, call, *args)
+
+    async def _elsewhere(self, threads: ThreadPoolExecutor, call: Callable[..., T], *args: Any) -> T:
+        """Run a call that blocks on another thread. While it runs this process is busy."""
+        self._blocking += 1
+        try:
+            return await self._loop.run_in_executor(threads, call, *args)
+        finally:
+            self._blocking -= 1
 
     def _due_count(self, kind: str) -> int:
         return len(self._lanes[kind].due) + (len(self._startable) if kind == "http" else 0)
@@ -259,6 +275,7 @@ class Courier:
         with self.database.write() as connection:
             now = self.database.now(connection)
             ready = deliver.prepare(connection, ids, "log", now)
+            lifecycle.lock(connection, [j.trigger_id for j in ready.jobs if deliver.touches_trigger(j)])
             won = delivery.complete(connection, [job.id for job in ready.jobs], now)
             done = Finish()
             for job in ready.jobs:
@@ -282,7 +299,7 @@ class Courier:
     async def _tasks(self) -> None:
         batch = await self._lanes["celery"].take()
         jobs = await self._sql(self._look, [id_ for id_, _ in batch], "celery")
-        await self._loop.run_in_executor(self._publishing, self.publish, jobs)
+        await self._elsewhere(self._publishing, self.publish, jobs)
 
     def _look(self, ids: Sequence[str], kind: str) -> list[Job]:
         with self.database.read() as connection:
@@ -302,7 +319,7 @@ class Courier:
         host = self._hosts.setdefault(self._taken[job.id], Host())
         if host.in_flight >= PER_HOST:
             host.parked.append(job)
-        elif self._in_flight >= IN_FLIGHT:
+        elif self._in_flight >= self._most_in_flight:
             self._crowd.append(job)
         else:
             host.in_flight += 1
@@ -391,15 +408,26 @@ class Courier:
     def _finish(self, batch: Sequence[Finished]) -> Finish:
         with self.database.write() as connection:
             now = self.database.now(connection)
-            done = deliver.finish(connection, batch, now, self.tzdata, random.random)
+            done = deliver.finish(connection, batch, now, self.tzdata, random.random, self.ahead)
         deliver.finished(done, now)
         return done
 
     # stop
 
     async def _drain(self, seconds: float) -> None:
-        """1. Hand back what waits. 2. Let calls end. 3. Let their results be recorded."""
+        """1. Hand back what waits. 2. Let calls end, record their results. 3. Hand back their retries."""
         end = time.monotonic() + seconds
+        await self._hand_back()
+        while time.monotonic() < end and self._busy():
+            await asyncio.sleep(0.02)
+        await self._hand_back()
+        if left := len(self._calls):
+            logger.warning(
+                "stopping with %d calls in flight: their leases run out, then they are retried", left
+            )
+
+    async def _hand_back(self) -> None:
+        """Dispatch again what is held or parked, so that another worker has it before its instant."""
         hints = [Hint(id_, due, kind, "") for _, kind, batch in self._held.values() for id_, due in batch]
         for handle, _, _ in self._held.values():
             handle.cancel()
@@ -410,14 +438,21 @@ class Courier:
         if hints:
             publishing = self._loop.run_in_executor(self._publishing, self.hand_back, hints)
             await asyncio.wait([publishing], timeout=HAND_BACK_SECONDS)
-        while time.monotonic() < end and self._busy():
-            await asyncio.sleep(0.02)
-        if left := len(self._calls):
-            logger.warning("stopping with %d calls in flight: their leases run out, then they are retried", left)
 
     def _busy(self) -> bool:
         due = any(self._due_count(kind) for kind in self._lanes)
-        return bool(self._calls or self._finished or self._recording or due)
+        return bool(self._calls or self._finished or self._recording or self._blocking or due)
+
+
+def open_files() -> int:
+    """Raise the number of files this process may have open to what is allowed; that number."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft == resource.RLIM_INFINITY or soft >= allowed:
+        return MOST_FILES
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def host_of(job: Job) -> str:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
-from models.states import Reason, Status
-from triggers import retry
+from models.states import Change, Reason, Status
+from triggers import manage, retry
+from triggers.errors import Conflict, NotFound
 from triggers.logs import step
 from triggers.store import delivery, lifecycle
 from triggers.store.delivery import Job
@@ -21,7 +23,7 @@ from triggers.targets import Outcome
 
 LEASE_MARGIN = timedelta(seconds=15)  # over the timeout: the time a finish may need to be recorded
 START_GRACE = timedelta(seconds=10)  # after a retry's instant somebody looks whether it started
-LOOK_AHEAD = timedelta(seconds=60)  # a retry that is farther away than this is left to a tick
+LOOK_AHEAD = timedelta(seconds=90)  # a retry that is farther away than this (the horizon) is left to a tick
 QUEUED = timedelta(minutes=5)  # an event that waits for another is looked at again after this
 
 log = logging.getLogger("triggerbeat.event")
@@ -44,12 +46,16 @@ class Finished(NamedTuple):
 
 @dataclass(slots=True)
 class Finish:
-    """What a batch of finished attempts led to. `again`: (job, instant) of retries due before a tick comes."""
+    """What a batch of finished attempts led to.
+
+    `again`: (job, instant) of retries due before a tick comes; `released`: (id, instant, kind of target) of
+    what was queued behind them.
+    """
 
     won: list[tuple[Finished, retry.Decision]] = field(default_factory=list)
     refused: list[Finished] = field(default_factory=list)
     again: list[tuple[Job, datetime]] = field(default_factory=list)
-    released: list[tuple[str, datetime, str]] = field(default_factory=list)  # queued behind them: id, due, kind
+    released: list[tuple[str, datetime, str]] = field(default_factory=list)
 
 
 def prepare(connection: Connection, ids: Iterable[str], kind: str, now: datetime) -> Ready:
@@ -92,11 +98,10 @@ def judge_overlaps(connection: Connection, jobs: Sequence[Job], now: datetime) -
     queued: list[Job] = []
     for job in judged:
         oldest = waiting.get(job.trigger_id, job.id) == job.id
-        if job.trigger_id not in busy and (oldest or job.policy["overlap"] == "skip"):
+        queues = job.policy["overlap"] == "queue"
+        if job.trigger_id not in busy and (oldest or not queues):
             busy.add(job.trigger_id)
-        elif job.policy["overlap"] == "queue" and (oldest or job.policy["misfire"] == "fire_all"):
-            queued.append(job)
-        elif job.policy["overlap"] == "queue" and waits_alone(job, waiting, jobs):
+        elif queues and (oldest or job.policy["misfire"] == "fire_all" or waits_alone(job, waiting, jobs)):
             queued.append(job)
         else:
             missed.append(job)
@@ -181,6 +186,7 @@ def finish(
     now: datetime,
     tzdata: str,
     chance: Callable[[], float],
+    ahead: timedelta = LOOK_AHEAD,
 ) -> Finish:
     """End attempts, each fenced by its number.
 
@@ -190,7 +196,7 @@ def finish(
     4. Count failures in a row, pause after too many, complete what is exhausted, release what waited.
     """
     decisions = [decision_of(one, now, chance) for one in finished]
-    rows = [finish_row(one, made, now) for one, made in zip(finished, decisions, strict=True)]
+    rows = [finish_row(one, made, now, ahead) for one, made in zip(finished, decisions, strict=True)]
     won = delivery.finish(connection, rows)
     done = Finish(refused=[one for one in finished if one.job.id not in won])
     done.won = [pair for pair in zip(finished, decisions, strict=True) if pair[0].job.id in won]
@@ -198,7 +204,7 @@ def finish(
     done.again = [
         (one.job, made.due_at)
         for one, made in done.won
-        if made.due_at is not None and made.due_at <= now + LOOK_AHEAD
+        if made.due_at is not None and made.due_at <= now + ahead
     ]
     settle(connection, done, now, tzdata)
     return done
@@ -216,7 +222,7 @@ def decision_of(one: Finished, now: datetime, chance: Callable[[], float]) -> re
     return retry.decide(one.outcome, one.job.attempt, one.job.retry, now, chance())
 
 
-def finish_row(one: Finished, made: retry.Decision, now: datetime) -> tuple[Any, ...]:
+def finish_row(one: Finished, made: retry.Decision, now: datetime, ahead: timedelta) -> tuple[Any, ...]:
     """The columns of `delivery.FINISH_COLUMNS`."""
     again = made.status == Status.PENDING
     return (
@@ -227,14 +233,14 @@ def finish_row(one: Finished, made: retry.Decision, now: datetime) -> tuple[Any,
         as_json(one.outcome.result),
         as_json(one.outcome.error),
         made.due_at,
-        look_again_at(made.due_at, now) if made.due_at else None,
+        look_again_at(made.due_at, now, ahead) if made.due_at else None,
         None if again else now,
     )
 
 
-def look_again_at(due_at: datetime, now: datetime) -> datetime:
-    """A retry that is near is held by whoever made it, and checked after its instant; a far one is for a tick."""
-    return due_at + START_GRACE if due_at <= now + LOOK_AHEAD else due_at - LOOK_AHEAD
+def look_again_at(due_at: datetime, now: datetime, ahead: timedelta) -> datetime:
+    """A near retry is held by whoever made it, and checked after its instant; a far one is for a tick."""
+    return due_at + START_GRACE if due_at <= now + ahead else due_at - ahead
 
 
 def attempt_row(one: Finished, now: datetime) -> tuple[Any, ...]:
@@ -255,14 +261,24 @@ def as_json(value: Any) -> str | None:
     return None if value is None else json.dumps(value)
 
 
+def may_recover(job: Job) -> bool:
+    """Whether failures may have come before this success; none comes within a log event's one statement."""
+    return job.consecutive_failures > 0 or job.target_type != "log"
+
+
+def touches_trigger(job: Job) -> bool:
+    """Whether the event's success means something for its trigger."""
+    return job.exhausted or job.consecutive_failures > 0
+
+
 def settle(connection: Connection, done: Finish, now: datetime, tzdata: str) -> None:
     """What final events mean for their triggers. Costs nothing for those to which it means nothing."""
     final = [(one.job, made) for one, made in done.won if made.status != Status.PENDING]
-    recovered = [j.trigger_id for j, made in final if made.status == Status.SUCCEEDED and j.consecutive_failures]
+    recovered = [j.trigger_id for j, made in final if made.status == Status.SUCCEEDED and may_recover(j)]
     lifecycle.recovered(connection, sorted(set(recovered)))
     for job, made in sorted(final, key=lambda pair: pair[0].trigger_id):
         if made.status == Status.FAILED:
-            count_failure(connection, job, now, tzdata)
+            count_failure(connection, job, now)
     lifecycle.complete(connection, now, tzdata, [job.trigger_id for job, _ in final if job.exhausted])
     queues = {job.trigger_id: job.target_type for job, _ in final if job.policy["overlap"] == "queue"}
     seen: set[str] = set()
@@ -272,12 +288,14 @@ def settle(connection: Connection, done: Finish, now: datetime, tzdata: str) -> 
             done.released.append((id_, due_at, queues[trigger_id]))
 
 
-def count_failure(connection: Connection, job: Job, now: datetime, tzdata: str) -> None:
+def count_failure(connection: Connection, job: Job, now: datetime) -> None:
     """One more failed event in a row; too many pause the trigger."""
     count = lifecycle.failed_again(connection, job.trigger_id)
     most = job.policy["pause_after_failures"]
-    if most is not None and count >= most:
-        if lifecycle.pause_after_failures(connection, job.trigger_id, now, tzdata):
+    if most is None or count < most:
+        return
+    with suppress(Conflict, NotFound):  # completed or deleted meanwhile
+        if manage.pause(connection, job.trigger_id, now, Change.PAUSED_AFTER_FAILURES).changed:
             log.warning("trigger=%s paused: %d failed events in a row", job.name, count)
 
 
@@ -291,7 +309,9 @@ def finished(done: Finish, now: datetime) -> None:
             status=made.status,
             took=(now - one.job.attempt_started_at).total_seconds() if one.job.attempt_started_at else None,
             reason=made.reason,
-            error=f"{one.outcome.error['type']}: {one.outcome.error['message']}" if one.outcome.error else None,
+            error=f"{one.outcome.error['type']}: {one.outcome.error['message']}"
+            if one.outcome.error
+            else None,
             next_attempt_at=made.due_at,
         )
     for one in done.refused:

@@ -44,7 +44,7 @@ def start_broker(supervisor: Supervisor, folder: Path) -> str:
             supervisor.children.append(child)
             return f"redis://{USER}:{password}@127.0.0.1:{port}/0"
         child.kill()
-    raise Conflict("the embedded broker does not start: see its lines above, or set CELERY_BROKER_URL")
+    raise Conflict(f"the embedded broker did not start in {TRIES} tries: set CELERY_BROKER_URL to another")
 
 
 def broker_command(folder: Path, port: int, password: str) -> list[str]:
@@ -55,7 +55,7 @@ def broker_command(folder: Path, port: int, password: str) -> list[str]:
     lines = (
         "bind 127.0.0.1",
         "daemonize no",
-        "loglevel warning",
+        "loglevel nothing",  # but what is wrong with this file: the rest is about persistence, which is off
         'save ""',
         "appendonly no",
         f"user {USER} on #{digest} ~* &* +@all",

@@ -16,7 +16,7 @@ class ConfigurationError(TriggerbeatError):
     """A setting has a value that is not allowed."""
 
 
-class InvalidSchedule(TriggerbeatError):  # noqa: N818  the public name of CONTRACT section 6
+class InvalidSchedule(TriggerbeatError):
     """The schedule is malformed, or can never fire.
 
     `field` names the member of the schedule object that is wrong (`cron`, `timezone`, ...), or is
@@ -28,7 +28,7 @@ class InvalidSchedule(TriggerbeatError):  # noqa: N818  the public name of CONTR
         self.field = field
 
 
-class InvalidUrl(TriggerbeatError):  # noqa: N818  named like InvalidSchedule
+class InvalidUrl(TriggerbeatError):
     """The URL of an HTTP target is malformed, or leads where deliveries may not go."""
 
 
@@ -40,7 +40,7 @@ class Problem:
     detail: str
 
 
-class InvalidDocument(TriggerbeatError):  # noqa: N818  named like InvalidSchedule
+class InvalidDocument(TriggerbeatError):
     """The document breaks the rules; `problems` says where and how."""
 
     def __init__(self, problems: list[Problem]) -> None:
@@ -48,13 +48,13 @@ class InvalidDocument(TriggerbeatError):  # noqa: N818  named like InvalidSchedu
         self.problems = problems
 
 
-class NotJson(TriggerbeatError):  # noqa: N818  named like InvalidSchedule
+class NotJson(TriggerbeatError):
     """The document is not JSON to us."""
 
 
-class NotFound(TriggerbeatError):  # noqa: N818  named like InvalidSchedule
+class NotFound(TriggerbeatError):
     """There is nothing of that id or name."""
 
 
-class Conflict(TriggerbeatError):  # noqa: N818  named like InvalidSchedule
+class Conflict(TriggerbeatError):
     """The request contradicts what is stored."""

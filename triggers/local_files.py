@@ -92,7 +92,6 @@ def write_private(path: Path, text: str) -> None:
     """Write a new file that is nobody else's to read, from its first moment. It must not exist."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE)
     with open(file, "w") as stream:
-        os.fchmod(file, PRIVATE)  # whatever the umask is
         stream.write(text + "\n")
 
 

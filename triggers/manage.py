@@ -157,7 +157,7 @@ def edit(connection: Connection, ref: str, document: TriggerDocument, now: Now) 
     return told(row)
 
 
-def pause(connection: Connection, ref: str, now: Now) -> Changed:
+def pause(connection: Connection, ref: str, now: Now, change: Change = Change.PAUSED) -> Changed:
     """Plan nothing until `resume`. What runs, its retries and manual events go on.
 
     A planned event that is due and never started is cancelled: it belongs to an instant at which the
@@ -170,7 +170,7 @@ def pause(connection: Connection, ref: str, now: Now) -> Changed:
         raise Conflict("the trigger is completed: there is nothing left to pause")
     values = unplan(connection, row, at, Reason.PAUSED)
     definitions.cancel_unstarted(connection, row["id"], at, Reason.PAUSED)
-    return settle(connection, row, values | {"state": str(TriggerState.PAUSED)}, Change.PAUSED, at)
+    return settle(connection, row, values | {"state": str(TriggerState.PAUSED)}, change, at)
 
 
 def resume(connection: Connection, ref: str, now: Now) -> Changed:

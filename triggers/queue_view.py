@@ -113,7 +113,7 @@ def first_of_hash(client: Any, key: str) -> list[bytes]:
 
 def held_message(raw: bytes) -> Document:
     """A message in `unacked`: there it stands in a list with its exchange and routing key."""
-    with suppress(ValueError, TypeError, IndexError):
+    with suppress(ValueError, TypeError, LookupError, RecursionError):
         envelope, _, queue = json.loads(raw)[:3]
         return described(envelope) | {"queue": queue if isinstance(queue, str) else None}
     return foreign(raw)
@@ -121,7 +121,7 @@ def held_message(raw: bytes) -> Document:
 
 def message(raw: bytes) -> Document:
     """A message in a queue, decoded as far as it is one of Celery's."""
-    with suppress(ValueError, TypeError):
+    with suppress(ValueError, TypeError, LookupError, RecursionError):
         return described(json.loads(raw))
     return foreign(raw)
 

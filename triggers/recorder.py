@@ -1,4 +1,4 @@
-"""Users' tasks on record: begin an attempt, and note its progress and its end, in bulk, in the process that runs it."""
+"""Users' tasks on record: begin an attempt, note its progress and its end, in the process that runs it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 from models.database import Database
@@ -17,6 +18,7 @@ from triggers import deliver
 from triggers.deliver import Finish, Finished
 from triggers.store import delivery
 from triggers.store.delivery import Job
+from triggers.targets import Outcome
 from triggers.tick import Dispatch, Hint
 
 CHUNK = 500  # results in one transaction
@@ -42,10 +44,13 @@ def begin(database: Database, event_id: str, task: str) -> Job | None:
 class Recorder:
     """Records what tasks of this process led to; a thread of its own writes what has come together."""
 
-    def __init__(self, database: Database, dispatch: Dispatch, tzdata: str) -> None:
+    def __init__(
+        self, database: Database, dispatch: Dispatch, tzdata: str, ahead: timedelta = deliver.LOOK_AHEAD
+    ) -> None:
         self.database = database
         self.dispatch = dispatch
         self.tzdata = tzdata
+        self.ahead = ahead
         self._lock = threading.Lock()
         self._pid = 0
         self._reset()
@@ -54,20 +59,33 @@ class Recorder:
         self._queue: queue.SimpleQueue[Finished | None] = queue.SimpleQueue()
         self._progress: dict[str, tuple[int, str]] = {}
         self._thread: threading.Thread | None = None
+        self._left = 0  # taken over, not recorded yet
 
     def finished(self, one: Finished) -> None:
         """Take over the end of an attempt; it is recorded within milliseconds, or as soon as can be."""
         self._ensure_thread()
-        self._queue.put(one)
+        self._put(one)
+
+    def refuse(self, event_id: str, task: str, kind: str, message: str) -> None:
+        """Fail an attempt that cannot even begin here."""
+        try:
+            job = begin(self.database, event_id, task)
+        except Exception as error:
+            log.warning("event=%s cannot be refused yet, a tick sends it again: %s", event_id, error)
+            return
+        if job is not None:
+            self.finished(Finished(job, Outcome(False, error={"type": kind, "message": message})))
 
     def progressed(self, job: Job, value: Any) -> None:
         """Take over how far an attempt is; of several in a row only the latest is recorded."""
+        noted = (job.attempt, json_or_repr(value))
         self._ensure_thread()
-        self._progress[job.id] = (job.attempt, json_or_repr(value))
-        self._queue.put(None)
+        with self._lock:
+            self._progress[job.id] = noted
+        self._put(None)
 
     def finish_now(self, one: Finished) -> Finish | None:
-        """Record the end of an attempt before going on; None when the database is away (then it is queued)."""
+        """Record the end of an attempt before going on; None: the database is away, it is queued."""
         try:
             return self._write([one])
         except Exception as error:
@@ -78,9 +96,13 @@ class Recorder:
     def close(self, seconds: float) -> None:
         """Record what is left, for up to `seconds`."""
         end = time.monotonic() + seconds
-        while self._thread is not None and self._pid == os.getpid() and time.monotonic() < end:
-            if self._idle.wait(0.05) and self._queue.empty():
-                return
+        while self._left and self._pid == os.getpid() and time.monotonic() < end:
+            time.sleep(0.01)
+
+    def _put(self, one: Finished | None) -> None:
+        with self._lock:
+            self._left += 1
+        self._queue.put(one)
 
     def _ensure_thread(self) -> None:
         with self._lock:
@@ -88,20 +110,17 @@ class Recorder:
                 self._reset()
                 self._pid = os.getpid()
             if self._thread is None:
-                self._idle = threading.Event()
                 self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
                 self._thread.start()
 
     def _run(self) -> None:
         while True:
-            if self._queue.empty():
-                self._idle.set()
-            first = self._queue.get()
-            self._idle.clear()
-            batch = [first]
+            batch = [self._queue.get()]
             while len(batch) < CHUNK and not self._queue.empty():
                 batch.append(self._queue.get())
             self._write_until_done([one for one in batch if one is not None])
+            with self._lock:
+                self._left -= len(batch)
 
     def _write_until_done(self, batch: Sequence[Finished]) -> None:
         while True:
@@ -118,10 +137,11 @@ class Recorder:
             now = self.database.now(connection)
             for event_id, (attempt, value) in progress.items():
                 delivery.progress(connection, event_id, attempt, value)
-            done = deliver.finish(connection, batch, now, self.tzdata, random.random)
-        for event_id, noted in progress.items():
-            if self._progress.get(event_id) == noted:
-                del self._progress[event_id]
+            done = deliver.finish(connection, batch, now, self.tzdata, random.random, self.ahead)
+        with self._lock:
+            for event_id, noted in progress.items():
+                if self._progress.get(event_id) == noted:
+                    del self._progress[event_id]
         deliver.finished(done, now)
         hints = [Hint(job.id, due, job.target_type, job.name) for job, due in done.again]
         hints += [Hint(id_, due, kind, "") for id_, due, kind in done.released]
@@ -135,8 +155,16 @@ def json_or_repr(value: Any) -> str:
     try:
         text = json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
-        text = json.dumps(repr(value)[:LONGEST_RESULT])
+        text = json.dumps(described(value)[:LONGEST_RESULT])
     return text if len(text) <= LONGEST_RESULT else json.dumps(text[: LONGEST_RESULT // 2] + "...")
+
+
+def described(value: Any) -> str:
+    """The value's `repr`, which is the user's code and may fail, too."""
+    try:
+        return repr(value)
+    except Exception:
+        return f"<{type(value).__name__}>"
 
 
 def keepable(value: Any) -> Any:

@@ -47,7 +47,9 @@ def again_or(
     """Another attempt after a wait, or failed for `reason` when the attempts are spent."""
     if attempt >= retry["max_attempts"]:
         return Decision(Status.FAILED, reason)
-    return Decision(Status.PENDING, None, now + timedelta(seconds=wait_seconds(attempt, retry, chance, asked)))
+    return Decision(
+        Status.PENDING, None, now + timedelta(seconds=wait_seconds(attempt, retry, chance, asked))
+    )
 
 
 def wait_seconds(attempt: int, retry: Mapping[str, int], chance: float, asked: float | None = None) -> float:

@@ -92,7 +92,9 @@ class Settings:
                 f"at least EVENT_ACTIVE_SECONDS ({self.event_active_seconds})",
             )
         if "celery" in self.celery_queues:
-            raise wrong("CELERY_QUEUES", ",".join(self.celery_queues), "queues other than celery, which is ours")
+            raise wrong(
+                "CELERY_QUEUES", ",".join(self.celery_queues), "queues other than celery, which is ours"
+            )
         if self.celery_queue_type == "quorum" and not self.celery_broker_url.startswith("amqp"):
             raise wrong("CELERY_QUEUE_TYPE", "quorum", "classic, unless CELERY_BROKER_URL is RabbitMQ's")
         return self

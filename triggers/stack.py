@@ -7,14 +7,17 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.util import find_spec
 
 from models.database import Database, migrate
 from triggers import local_files
-from triggers.banner import banner, reachable
+from triggers.banner import banner, facts, reachable
+from triggers.cli_output import print_json
 from triggers.embedded_broker import start_broker
 from triggers.errors import ConfigurationError, Conflict
 from triggers.settings import Settings
@@ -32,8 +35,7 @@ DEMO = {
 }
 
 
-
-def up(settings: Settings, demo: bool = False) -> None:
+def up(settings: Settings, demo: bool = False, as_json: bool = False) -> None:
     """Run everything until SIGINT, SIGTERM or SIGHUP, then end it within 5 s.
 
     1. Lock the folder beside the database; look whether the endpoint's port is free.
@@ -42,15 +44,17 @@ def up(settings: Settings, demo: bool = False) -> None:
     4. Start endpoint, worker and beat together; show where all is as soon as the endpoint answers.
     5. Start again whatever dies.
 
-    Raises Conflict when another `up` runs here or the port is taken, ConfigurationError when something is
-    missing, and what the database raises.
+    With `as_json` standard output gets what the banner says, as one JSON document, and standard error the
+    lines of the processes. Raises Conflict when another `up` runs here or the port is taken,
+    ConfigurationError when something is missing, and what the database raises.
     """
     folder = local_files.directory(settings)
     with local_files.locked(folder):
         settings = replace(settings, port=endpoint_port(settings))
         given_token = settings.admin_token is not None
         settings = replace(settings, admin_token=settings.admin_token or local_files.admin_token(folder))
-        output = Output(NAMES, colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ)
+        stream = sys.stderr if as_json else sys.stdout
+        output = Output(NAMES, stream.isatty() and "NO_COLOR" not in os.environ, stream.fileno())
         supervisor = Supervisor(output)
         supervisor.catch_signals()
         try:
@@ -58,8 +62,12 @@ def up(settings: Settings, demo: bool = False) -> None:
                 settings = replace(settings, celery_broker_url=start_broker(supervisor, folder))
             local_files.write_broker_url(folder, settings.celery_broker_url)
             prepare_database(settings, demo)
+            if supervisor.stopping:
+                return
             start_processes(supervisor, settings)
-            supervisor.run(Announcement(output, settings, banner(settings, folder, given_token)))
+            known = facts(settings, folder, given_token)
+            announce = partial(print_json, known) if as_json else partial(output.show, banner(known))
+            supervisor.run(Once(announce, partial(answers, reachable(settings.host), settings.port)))
             output.say("up", "stopping")
         finally:
             supervisor.stop()
@@ -97,17 +105,14 @@ def prepare_database(settings: Settings, demo: bool) -> None:
 
 def create_demo(settings: Settings) -> None:
     """A trigger that fires every 10 s. One that is there stays as its owner left it."""
-    from triggers import definition, manage
-    from triggers.errors import NotFound
-    from triggers.store.reads import get_trigger
+    from triggers import manage
+    from triggers.definition import parse_trigger
 
     database = Database(settings.database_url)
     try:
-        with database.write() as connection:
-            with suppress(NotFound):
-                if get_trigger(connection, str(DEMO["name"])):
-                    return
-            manage.create(connection, definition.parse_trigger(DEMO, settings), database.now(connection))
+        with suppress(Conflict), database.write() as connection:  # Conflict: the name is in use
+            document = parse_trigger(DEMO, settings, database.now(connection))
+            manage.create(connection, document, database.now)
     finally:
         database.close()
 
@@ -125,9 +130,11 @@ def start_processes(supervisor: Supervisor, settings: Settings) -> None:
     }
     common.pop("ADMIN_TOKEN", None)
     token = {"ADMIN_TOKEN": settings.admin_token or "", "HOST": settings.host, "PORT": str(settings.port)}
-    celery = [sys.executable, "-m", "celery", "-A", "celery_config.celery_worker"]
+    quiet = ["--quiet"] if settings.log_format == "json" else []  # Celery's banner is no JSON
+    celery = [sys.executable, "-m", "celery", *quiet, "-A", "celery_config.celery_worker"]
     level = f"--loglevel={settings.log_level}"
-    supervisor.start(Child("worker", [*celery, "worker", level], common))
+    # Alone, or nearly so: a worker that first asks around for others starts a second later.
+    supervisor.start(Child("worker", [*celery, "worker", level, "--without-mingle"], common))
     supervisor.start(Child("api", endpoint_command(settings), {**common, **token}))
     supervisor.start(Child("beat", [*celery, "beat", level], common))
 
@@ -148,19 +155,18 @@ def answers(host: str, port: int) -> bool:
     return False
 
 
-class Announcement:
-    """Shows the banner once, when the endpoint answers. Called again and again meanwhile."""
+class Once:
+    """Calls `action` once: as soon as `condition` holds, or has not held for too long."""
 
-    def __init__(self, output: Output, settings: Settings, text: str) -> None:
-        self._output = output
-        self._text = text
-        self._address = (reachable(settings.host), settings.port)
+    def __init__(self, action: Callable[[], None], condition: Callable[[], bool]) -> None:
+        self._action: Callable[[], None] | None = action
+        self._condition = condition
         self._deadline = time.monotonic() + ENDPOINT_START_SECONDS
 
     def __call__(self) -> None:
-        if self._text and (answers(*self._address) or time.monotonic() > self._deadline):
-            self._output.show(self._text)
-            self._text = ""
+        if self._action and (self._condition() or time.monotonic() > self._deadline):
+            self._action()
+            self._action = None
 
 
 def machine_now() -> datetime:

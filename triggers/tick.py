@@ -138,9 +138,7 @@ def announce(tick: Tick, events: Sequence[plan.NewEvent]) -> None:
     for event in events:
         skipped = event.planned.skipped
         if skipped is None:
-            hints.append(
-                Hint(event.id, event.planned.fire_at, event.trigger.target_type, event.trigger.name)
-            )
+            hints.append(Hint(event.id, event.planned.fire_at, event.trigger.target_type, event.trigger.name))
         if verbose:
             step(
                 log,
@@ -180,7 +178,9 @@ def take_back(tick: Tick, batch: int) -> bool:
                 cancelled.append(event.id)
             elif event.status == Status.PENDING:
                 hints.append(Hint(event.id, event.due_at, event.target_type, event.name))
-                again.append((event.id, max(now, event.due_at) + grace(event.dispatches), event.dispatches + 1))
+                again.append(
+                    (event.id, max(now, event.due_at) + grace(event.dispatches), event.dispatches + 1)
+                )
             elif event.lease_until is not None and event.lease_until > now:
                 again.append((event.id, event.lease_until, event.dispatches))
             else:
@@ -197,4 +197,5 @@ def take_back(tick: Tick, batch: int) -> bool:
 
 def grace(dispatches: int) -> timedelta:
     """How long to wait for a start after dispatch number `dispatches` + 1 before looking again."""
-    return min(LONGEST_GRACE, GRACE * 2 ** min(dispatches, 10))
+    doublings: int = 2 ** min(dispatches, 10)
+    return min(LONGEST_GRACE, GRACE * doublings)

@@ -1,4 +1,4 @@
-"""The statements of a delivery: look, start, finish, skip. Each transition compares, sets, and says who won."""
+"""The statements of a delivery. Each transition compares, sets, and says who won."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sqlalchemy.types import String
 
 from models.base import Id, Instant, Json
 from models.states import Reason, Status
-from triggers.store import bulk
+from triggers.store import bulk, lifecycle
 
 
 @dataclass(slots=True)
@@ -181,7 +181,6 @@ def progress(connection: Connection, event_id: str, attempt: int, value: str) ->
     return connection.execute(statement.bindparams(bindparam("id", type_=Id)), values).rowcount == 1
 
 
-LOCK = "SELECT id FROM triggers WHERE id {ids} ORDER BY id {lock}"
 UNDER_WAY = """
 SELECT DISTINCT trigger_id FROM events
 WHERE trigger_id {ids} AND recheck_at IS NOT NULL AND (status = 'running' OR attempt > 0)
@@ -190,8 +189,9 @@ WHERE trigger_id {ids} AND recheck_at IS NOT NULL AND (status = 'running' OR att
 
 def under_way(connection: Connection, trigger_ids: Iterable[str]) -> set[str]:
     """Lock these triggers, and tell which have an event that is running or waits for its retry."""
-    parameters = {"ids": bulk.ids(connection, sorted(set(trigger_ids)))}
-    connection.execute(bulk.sql(connection, LOCK), parameters)
+    chosen = sorted(set(trigger_ids))
+    lifecycle.lock(connection, chosen)
+    parameters = {"ids": bulk.ids(connection, chosen)}
     statement = bulk.sql(connection, UNDER_WAY).columns(trigger_id=Id)
     return {row.trigger_id for row in connection.execute(statement, parameters)}
 
@@ -211,4 +211,6 @@ def due(
     parameters = bulk.instants(connection, {"now": now})
     parameters["ids"] = bulk.ids(connection, sorted(set(trigger_ids)))
     statement = bulk.sql(connection, DUE).columns(id=Id, trigger_id=Id, scheduled_for=Instant, due_at=Instant)
-    return [(r.id, r.trigger_id, r.scheduled_for, r.due_at) for r in connection.execute(statement, parameters)]
+    return [
+        (r.id, r.trigger_id, r.scheduled_for, r.due_at) for r in connection.execute(statement, parameters)
+    ]

@@ -20,7 +20,12 @@ FROM triggers WHERE id {{ids}}
 
 
 def record(
-    connection: Connection, ids: Iterable[str], change: Change, now: datetime, tzdata: str, detail: str = "NULL"
+    connection: Connection,
+    ids: Iterable[str],
+    change: Change,
+    now: datetime,
+    tzdata: str,
+    detail: str = "NULL",
 ) -> None:
     """Append what these triggers are now to the log of changes. `detail` is a column or NULL."""
     connection.execute(
@@ -38,7 +43,9 @@ RETURNING id
 """
 
 
-def complete(connection: Connection, now: datetime, tzdata: str, ids: Iterable[str] | None = None) -> list[str]:
+def complete(
+    connection: Connection, now: datetime, tzdata: str, ids: Iterable[str] | None = None
+) -> list[str]:
     """Complete triggers with nothing left to plan whose last event is final; of `ids`, or of all."""
     chosen = set(ids) if ids is not None else None
     if chosen is not None and not chosen:
@@ -91,25 +98,11 @@ def recovered(connection: Connection, ids: Sequence[str]) -> None:
         connection.execute(bulk.sql(connection, RECOVERED), {"ids": bulk.ids(connection, ids)})
 
 
-PAUSE = """
-UPDATE triggers SET state = 'paused', next_at = NULL, exhausted = false, updated_at = :now
-WHERE id = :id AND state = 'active'
-"""
-UNPLAN = """
-DELETE FROM events WHERE trigger_id = :id AND status = 'pending' AND attempt = 0
-  AND source IN ('schedule', 'catchup') AND recheck_at IS NOT NULL
-"""
-UNCOUNT = """
-UPDATE triggers SET planned_count = planned_count - :count WHERE id = :id
-"""
+LOCK = "SELECT id FROM triggers WHERE id {ids} ORDER BY id {lock}"
 
 
-def pause_after_failures(connection: Connection, trigger_id: str, now: datetime, tzdata: str) -> bool:
-    """Pause a trigger, with what was planned for it and never started; whether it was active."""
-    typed = [bindparam("id", type_=Id), bindparam("now", type_=Instant)]
-    won = connection.execute(text(PAUSE).bindparams(*typed), {"id": trigger_id, "now": now}).rowcount == 1
-    if won:
-        gone = connection.execute(text(UNPLAN).bindparams(typed[0]), {"id": trigger_id}).rowcount
-        connection.execute(text(UNCOUNT).bindparams(typed[0]), {"id": trigger_id, "count": gone})
-        record(connection, [trigger_id], Change.PAUSED_AFTER_FAILURES, now, tzdata)
-    return won
+def lock(connection: Connection, ids: Iterable[str]) -> None:
+    """Lock these triggers before their events: whoever changes a trigger goes in that order too."""
+    chosen = sorted(set(ids))
+    if chosen:
+        connection.execute(bulk.sql(connection, LOCK), {"ids": bulk.ids(connection, chosen)})

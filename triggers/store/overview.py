@@ -5,12 +5,14 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, select, union_all
 
 from models.event import Event
 from models.history import Node
-from models.states import PLANNED, Status, TriggerState
+from models.states import FINAL, PLANNED, EventState, Status, TriggerState
 from models.trigger import Trigger
+from triggers.store.reads import with_names
+from triggers.store.views import View, event_view
 
 LATENESS_SAMPLE = 10_000  # of the newest events: an hour at full speed would be tens of millions
 
@@ -73,3 +75,34 @@ def lateness_seconds(connection: Connection, now: datetime, span: timedelta) -> 
     )
     rows = connection.execute(statement)
     return sorted((started - fire).total_seconds() for fire, started in rows if started is not None)
+
+
+def moving_events(
+    connection: Connection, since: datetime, trigger_id: str | None, status: str | None, limit: int
+) -> list[View]:
+    """Events that have started and not ended, and those that ended after `since`; the earliest change first.
+
+    Those that only wait for their instant are left out, unless `status` asks for what is pending.
+    """
+    wanted = select(Event.__table__).limit(limit)
+    if trigger_id is not None:
+        wanted = wanted.where(Event.trigger_id == trigger_id)
+    if status is not None:
+        wanted = wanted.where(Event.status == status)
+    # Two statements in one, since each has an index of its own.
+    ended = wanted.where(
+        Event.state == EventState.ACTIVE,
+        Event.status.in_(FINAL),
+        Event.finished_at.is_not(None),
+        Event.finished_at > since,
+    ).order_by(Event.finished_at.desc())
+    under_way = wanted.where(Event.recheck_at.is_not(None))
+    if status != Status.PENDING:
+        under_way = under_way.where(Event.attempt > 0)
+    both = union_all(select(ended.subquery()), select(under_way.subquery()))
+    return sorted(map(event_view, connection.execute(with_names(both.subquery()))), key=last_change)
+
+
+def last_change(event: View) -> str:
+    """When an event became what it is, as far as its view tells; such texts sort as instants do."""
+    return str(event["finished_at"] or event["started_at"] or event["created_at"])

@@ -69,7 +69,9 @@ class NewEvent(NamedTuple):
     planned: Planned
 
 
-def claim(connection: Connection, until: datetime, most: int, resting: set[str], wait: bool) -> list[Plannable]:
+def claim(
+    connection: Connection, until: datetime, most: int, resting: set[str], wait: bool
+) -> list[Plannable]:
     """Take triggers with an occurrence up to `until` so that no one else plans it.
 
     Rows that another tick holds are passed over, or waited for with `wait`. SQLite has one writer.
@@ -240,4 +242,3 @@ def ticked(
 def new_events(trigger: Plannable, plan: Plan, now: datetime) -> list[NewEvent]:
     """The plan's events, each with an id of its own."""
     return [NewEvent(new_id(now), trigger, planned) for planned in plan.events]
-

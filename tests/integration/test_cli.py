@@ -197,9 +197,7 @@ def test_list_gives_pages(terminal: Terminal, database: Database, write: Callabl
     assert {line.index("0 * * * * UTC") for line in lines[1:]} == {lines[0].index("SCHEDULE")}
 
 
-def test_pause_resume_and_delete(
-    terminal: Terminal, database: Database, write: Callable[[Any], str]
-) -> None:
+def test_pause_resume_and_delete(terminal: Terminal, database: Database, write: Callable[[Any], str]) -> None:
     terminal("create", "-f", write(HOURLY))
     assert terminal.json("pause", "hourly")["state"] == "paused"
     assert terminal("pause", "hourly") == "hourly: paused already\n"

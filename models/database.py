@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from sqlalchemy.exc import TimeoutError
 
 LOCK_SECONDS = 5  # how long a statement waits for a lock before it gives up
 STATEMENT_SECONDS = 60
+PATIENCE_SECONDS = STATEMENT_SECONDS + 5  # for an answer; a server that is frozen never sends one
 IDLE_IN_TRANSACTION_SECONDS = 60  # a frozen worker must not hold its row locks for ever
 CONNECT_SECONDS = 5
 POOL_SIZE = 5
@@ -33,12 +35,15 @@ class Database:
 
     The engine is made on first use in each process: one that was made before a fork shares its sockets
     between parent and child. `clock`, if given, answers instead of the real clock (tests, simulation).
+    `patience` is how many seconds PostgreSQL may take to answer a statement before its connection counts as
+    broken: the server's own time limits do not help when the server is frozen.
     """
 
-    def __init__(self, url: str, clock: Clock | None = None) -> None:
+    def __init__(self, url: str, clock: Clock | None = None, *, patience: float = PATIENCE_SECONDS) -> None:
         self.url = normal_url(url)
         self.is_postgres = self.url.get_backend_name() == "postgresql"
         self._clock = clock or (postgres_clock if self.is_postgres else machine_clock)
+        self._patience = patience
         self._engine: Engine | None = None
         self._pid = 0
         self._making = threading.Lock()
@@ -67,11 +72,13 @@ class Database:
             with engine.begin() as connection:
                 yield connection
             return
+        end = time.monotonic() + LOCK_SECONDS
         if not self._writing.acquire(timeout=LOCK_SECONDS):
             raise TimeoutError("the database is locked")
         try:
             with engine.connect() as connection:
-                connection.execution_options(triggerbeat_writes=True)
+                left = max(1, round((end - time.monotonic()) * 1000))
+                connection.execution_options(triggerbeat_writes=True, triggerbeat_lock_ms=left)
                 with connection.begin():
                     yield connection
         finally:
@@ -100,7 +107,10 @@ class Database:
             if self._engine is not None:  # inherited over a fork: the sockets are the parent's
                 self._engine.dispose(close=False)
                 self._writing = threading.Lock()
-            self._engine = postgres_engine(self.url) if self.is_postgres else sqlite_engine(self.url)
+            if self.is_postgres:
+                self._engine = postgres_engine(self.url, self._patience)
+            else:
+                self._engine = sqlite_engine(self.url)
             self._pid = os.getpid()
 
 
@@ -129,9 +139,9 @@ def machine_clock(connection: Connection) -> datetime:
     return datetime.now(UTC)  # noqa: TID251  the one place below the entry points that reads a clock
 
 
-def postgres_engine(url: URL) -> Engine:
-    """Connections that notice a peer that is gone, and never wait for ever."""
-    return create_engine(
+def postgres_engine(url: URL, patience: float) -> Engine:
+    """Connections that notice a peer that is gone or frozen, and never wait for ever."""
+    engine = create_engine(
         url,
         pool_pre_ping=True,
         pool_size=POOL_SIZE,
@@ -147,6 +157,28 @@ def postgres_engine(url: URL) -> Engine:
             "tcp_user_timeout": 15_000,
         },
     )
+    connect = patient_connect(patience)
+
+    @event.listens_for(engine, "do_connect")
+    def do_connect(dialect: Any, record: Any, arguments: Any, options: Any) -> Any:
+        return connect(*arguments, **options)
+
+    return engine
+
+
+def patient_connect(patience: float) -> Callable[..., Any]:
+    """psycopg's `connect`, for connections that give up on a statement without an answer."""
+    import psycopg  # only with PostgreSQL: the driver is an extra
+
+    class PatientConnection(psycopg.Connection[Any]):
+        def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+            try:
+                return super().wait(gen, interval, timeout or patience)
+            except psycopg.errors._WaitTimeout:
+                self.pgconn.finish()  # whatever comes now belongs to a question that nobody asks any more
+                raise psycopg.OperationalError(f"the server gave no answer in {patience:g} s") from None
+
+    return PatientConnection.connect
 
 
 def sqlite_engine(url: URL) -> Engine:
@@ -167,8 +199,12 @@ def sqlite_engine(url: URL) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        writes = connection.get_execution_options().get("triggerbeat_writes")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        options = connection.get_execution_options()
+        if options.get("triggerbeat_writes"):
+            connection.exec_driver_sql(f"PRAGMA busy_timeout={options['triggerbeat_lock_ms']}")
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            connection.exec_driver_sql("BEGIN")
 
     return engine
 

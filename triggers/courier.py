@@ -44,6 +44,7 @@ PAUSE_SECONDS = 1.0  # between tries to record results while the database is awa
 
 Publish = Callable[[Sequence[Job]], None]  # sends users' tasks to their queue; raises when it cannot
 Batch = list[tuple[str, datetime]]  # ids with their instants
+NOTHING = deliver.Ready([], [])
 NOBODY = "00000000-0000-0000-0000-000000000000"
 T = TypeVar("T")
 
@@ -274,7 +275,10 @@ class Courier:
         """Start, write and finish in one transaction: nothing can die in between."""
         with self.database.write() as connection:
             now = self.database.now(connection)
-            ready = deliver.prepare(connection, ids, "log", now)
+            if not logger.isEnabledFor(logging.INFO):
+                plain = delivery.complete_plain(connection, ids, now)
+                ids = [id_ for id_ in ids if id_ not in plain]
+            ready = deliver.prepare(connection, ids, "log", now) if ids else NOTHING
             lifecycle.lock(connection, [j.trigger_id for j in ready.jobs if deliver.touches_trigger(j)])
             won = delivery.complete(connection, [job.id for job in ready.jobs], now)
             done = Finish()

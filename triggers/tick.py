@@ -111,6 +111,7 @@ def plan_batch(tick: Tick, batch: int, wait: bool) -> int:
     events: list[plan.NewEvent] = []
     with tick.database.write() as connection:
         claimed = plan.claim(connection, tick.until, batch, tick.resting, wait)
+        now = tick.database.now(connection)  # a long tick must not think that its own events were left alone
         plans: list[tuple[str, planning.Plan]] = []
         for trigger in claimed:
             try:
@@ -125,7 +126,7 @@ def plan_batch(tick: Tick, batch: int, wait: bool) -> int:
             events += plan.new_events(trigger, made, tick.now)
             if made.rests:
                 tick.resting.add(trigger.id)
-        plan.insert_events(connection, events, tick.now, GRACE)
+        plan.insert_events(connection, events, now, GRACE)
         plan.advance(connection, plans)
     announce(tick, events)
     return len(claimed)

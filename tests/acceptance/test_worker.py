@@ -1,0 +1,370 @@
+"""The worker as operators know it: its queues, its log, its start and its end, and a broker that fails."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from celery_config.dispatch import dispatch
+from tests.acceptance.conftest import sqlite_copy
+from tests.acceptance.installation import (
+    Installation,
+    in_seconds,
+    json_lines,
+    message,
+    task,
+)
+from tests.processes import Process, wait_until
+from tests.servers import RabbitMQ, Server, Valkey
+from triggers import tick
+
+WRONG_TICK = "TICK_SECONDS='soon' is not allowed: it must be a whole number of seconds from 1 to 3600"
+EVENT_ID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+INSTANT = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"
+
+
+# ------------------------------------------------------------------------ two workers, a queue each
+
+
+class Apart(NamedTuple):
+    """A worker for our queue, which logs text, and one for the users', which logs JSON."""
+
+    installation: Installation
+    ours: Process
+    users: Process
+
+
+@pytest.fixture(scope="module", params=["redis", "quorum"])
+def apart(
+    request: pytest.FixtureRequest, sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Apart]:
+    directory = tmp_path_factory.mktemp("apart")
+    settings = {}
+    if request.param == "redis":
+        broker = request.getfixturevalue("module_valkey").url
+    else:
+        rabbitmq: RabbitMQ = request.getfixturevalue("rabbitmq")
+        broker = rabbitmq.url(rabbitmq.create_virtual_host())
+        settings = {"CELERY_QUEUE_TYPE": "quorum"}
+    database = sqlite_copy(directory, sqlite_template)
+    with Installation(directory, database, broker, **settings) as installation:
+        ours = installation.worker_unready("-Q", "celery", "-n", "ours@%h", name="ours")
+        users = installation.worker("-Q", "tasks", "-n", "users@%h", name="users", LOG_FORMAT="json")
+        ours.expect(" ready.", 20)
+        yield Apart(installation, ours, users)
+
+
+def test_each_queue_may_have_a_worker_of_its_own(apart: Apart, tmp_path: Path) -> None:
+    """Ours plans and delivers, the users' runs the users' tasks, and neither does the other's work."""
+    told = tmp_path / "told"
+    apart.installation.create("apart-log", message())
+    apart.installation.now("apart-task", task("note", str(told)))
+    event = apart.installation.wait_for("apart-task")
+    apart.installation.wait_for("apart-log")
+    assert told.read_text().split()[:2] == [event.id, "tasks"]
+    assert "users_tasks.note[" not in apart.ours.output()
+    assert "celery_config.celery_worker" not in "".join(
+        line["message"] for line in json_lines(apart.users.output()) if " received" in line["message"]
+    )
+
+
+def test_an_event_leaves_a_line_for_each_step(apart: Apart) -> None:
+    name = apart.installation.now("text-lines", message("hello"))
+    event = apart.installation.wait_for(name)
+    common = rf"trigger=text-lines event={event.id} scheduled_for={INSTANT}"
+    wait_until(lambda: f"succeeded trigger={name}" in apart.ours.output(), 10, "the last line")
+    lines = [line for line in apart.ours.output().splitlines() if "trigger=text-lines" in line]
+    for pattern in (
+        rf"planned {common} status=pending",
+        rf"started {common} attempt=1 status=running late=\d+\.\d{{3}}",
+        rf"succeeded {common} attempt=1 status=succeeded took=\d+\.\d{{3}}",
+    ):
+        found = [line for line in lines if re.fullmatch(rf"{INSTANT} INFO +{pattern}", line)]
+        assert len(found) == 1, (pattern, lines)
+
+
+def test_the_same_lines_as_json(apart: Apart) -> None:
+    name = apart.installation.now("json-lines", task("divide", 1, 0))
+    event = apart.installation.wait_for(name, "failed")
+
+    def steps() -> list[dict[str, Any]]:
+        lines = json_lines(apart.users.output())
+        return [line for line in lines if line.get("event") == event.id and "step" in line]
+
+    wait_until(lambda: len(steps()) >= 2, 10, lambda: str(steps()))
+    started, failed = steps()
+    assert (started["step"], failed["step"]) == ("started", "failed")
+    for line in (started, failed):
+        assert line["level"] == "INFO"
+        assert line["trigger"] == name
+        assert line["attempt"] == 1
+        assert re.fullmatch(INSTANT, line["scheduled_for"])
+    assert isinstance(started["late"], float)
+    assert isinstance(failed["took"], float)
+    assert (failed["status"], failed["error"]) == ("failed", "ZeroDivisionError: division by zero")
+
+
+def test_celerys_own_lines_are_there(apart: Apart) -> None:
+    event = apart.installation.wait_for(apart.installation.now("celery-lines", task("divide", 1, 4)))
+    name = f"Task examples.tasks.divide[{event.id}]"
+    apart.users.expect(f"{name} received", 10)
+    apart.users.expect(f"{name} succeeded in ", 10)
+    ours = apart.ours.output()
+    deliver = re.search(rf"Task celery_config.celery_worker.deliver\[({EVENT_ID})\] received", ours)
+    assert deliver is not None
+    assert f"deliver[{deliver[1]}] succeeded in " in ours
+    assert re.search(
+        rf"Task celery_config.celery_worker.execute_scheduled_triggers\[{EVENT_ID}\] succeeded", ours
+    )
+
+
+def test_celerys_commands_see_both_workers(apart: Apart) -> None:
+    queues, status, ping = (
+        apart.installation.celery(*command, "--timeout=3", name=command[-1])
+        for command in (("inspect", "active_queues"), ("status",), ("inspect", "ping"))
+    )
+    for process in (queues, status, ping):
+        assert process.wait(40) == 0, process.output()
+    assert "2 nodes online." in status.output()
+    assert ping.output().count("pong") == 2
+    ours, users = sorted(re.split(r"(?m)^->", queues.output())[1:], key=lambda part: "users@" in part)
+    assert "ours@" in ours
+    assert "'name': 'celery'" in ours
+    assert "'name': 'tasks'" not in ours
+    assert "'name': 'tasks'" in users
+    assert "'name': 'celery'" not in users
+
+
+def test_the_raw_queue_names_the_trigger(valkey: Valkey, sqlite_url: str, tmp_path: Path) -> None:
+    """While no worker takes anything."""
+    with Installation(tmp_path, sqlite_url, valkey.url) as installation:
+        installation.create("shown-by-name", message())
+        installation.create("task-shown-by-name", task("add", 1, 2), schedule=in_seconds(installation, 5))
+        plan(installation)
+        program = shutil.which("redis-cli")
+        if program:  # Debian's redis-tools; what the README tells people to look with
+            words = [program, "-p", str(valkey.port), "LRANGE", "celery", "0", "-1"]
+            shown = subprocess.run(words, capture_output=True, text=True, check=True, timeout=20).stdout
+        else:
+            shown = "\n".join(valkey.command("LRANGE", "celery", 0, -1))
+        event = installation.event("task-shown-by-name")
+        assert "log: shown-by-name at " in shown
+        assert f"celery: task-shown-by-name at {event.due_at:%Y-%m-%dT%H:%M:%SZ}" in shown
+
+
+def plan(installation: Installation) -> None:
+    """A tick of the test's own, in this process."""
+    tick.execute_scheduled_triggers(
+        installation.database, lambda hints: dispatch(installation.app, hints), timedelta(seconds=90), "test"
+    )
+
+
+# -------------------------------------------------------------------------------------- wrong settings
+
+
+def test_a_wrong_setting_stops_every_process_with_one_line(sqlite_url: str, tmp_path: Path) -> None:
+    with Installation(tmp_path, sqlite_url, "redis://127.0.0.1:1/0") as installation:
+        wrong = {"TICK_SECONDS": "soon", "ADMIN_TOKEN": "token"}
+        processes = [
+            installation.worker_unready(**wrong),
+            installation.beat(**wrong),
+            installation.start("flask", "--app", "triggers.api", "run", name="flask", **wrong),
+            installation.start("triggerbeat", "list", name="triggerbeat", **wrong),
+        ]
+        for process in processes:
+            assert process.wait(40) != 0
+        said = {process.name: process.output().strip() for process in processes}
+        for name, output in said.items():
+            assert output.endswith(WRONG_TICK), said
+            assert len(output.splitlines()) == 1, (name, output)
+
+
+def test_a_wrong_task_module_stops_the_worker_with_one_line(sqlite_url: str, tmp_path: Path) -> None:
+    with Installation(tmp_path, sqlite_url, "redis://127.0.0.1:1/0", TASK_MODULES="nowhere") as installation:
+        worker = installation.worker_unready()
+        assert worker.wait(40) != 0
+        line = "triggerbeat: TASK_MODULES='nowhere' cannot be imported: No module named 'nowhere'"
+        assert worker.output().strip() == line
+
+
+# ---------------------------------------------------------------------------------- a broker that fails
+
+
+@contextmanager
+def own_broker(kind: str, directory: Path) -> Iterator[tuple[Server, str, dict[str, str]]]:
+    """A broker to kill and to freeze, not yet started; its URL and the settings it needs."""
+    if kind == "redis":
+        valkey = Valkey(directory)
+        try:
+            yield valkey, valkey.url, {}
+        finally:
+            close(valkey)
+        return
+    if not RabbitMQ.installed():
+        if os.environ.get("CI") == "true":
+            pytest.fail("RabbitMQ is missing: apt-get install rabbitmq-server")
+        pytest.skip("RabbitMQ is missing: apt-get install rabbitmq-server")
+    rabbitmq = RabbitMQ(directory)
+    try:
+        yield rabbitmq, rabbitmq.url(), {"CELERY_QUEUE_TYPE": kind}
+    finally:
+        close(rabbitmq)
+
+
+def close(broker: Server) -> None:
+    """Stop it, if the test came as far as to start it."""
+    if hasattr(broker, "process"):
+        broker.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["redis", "quorum"])
+def test_worker_and_beat_outlive_their_broker(kind: str, postgres_url: str, tmp_path: Path) -> None:
+    """Away at their start, killed and restarted, frozen for 8 s. Each time what was due is delivered."""
+    with (
+        own_broker(kind, tmp_path / "broker") as (broker, url, settings),
+        Installation(tmp_path, postgres_url, url, **settings, TICK_SECONDS=2) as installation,
+    ):
+        installation.create("first", message())
+        worker = installation.worker_unready()
+        beat = installation.beat()
+        wait_until(lambda: "annot connect to" in worker.output(), 40, worker.output)
+        broker.start()
+        installation.wait_for("first", seconds=40)
+
+        broker.kill()
+        create_both(installation, "killed")
+        wait_until(lambda: "onnection" in worker.output().partition("first")[2], 20, worker.output)
+        broker.start()
+        installation.wait_for_all(["killed-log", "killed-task"], seconds=60)
+
+        broker.freeze()
+        create_both(installation, "frozen")
+        thaw_after(broker, 8)
+        installation.wait_for_all(["frozen-log", "frozen-task"], seconds=60)
+        promptly(installation)
+        assert worker.alive()
+        assert beat.alive()
+
+
+def create_both(installation: Installation, name: str) -> None:
+    """A trigger for each side of the worker."""
+    installation.create(f"{name}-log", message())
+    installation.create(f"{name}-task", task("divide", 1, 2))
+
+
+def thaw_after(broker: Server, seconds: float) -> None:
+    """The fault itself takes this long: nothing is waited for."""
+    time.sleep(seconds)
+    broker.thaw()
+
+
+def promptly(installation: Installation) -> None:
+    """Once all is well again a hint is followed at once: both consumers are back."""
+    create_both(installation, "after")
+    installation.hint()
+    installation.wait_for_all(["after-log", "after-task"], seconds=10)
+
+
+# --------------------------------------------------------------------------------- the end of a worker
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "pool"), [("redis", "prefork"), ("quorum", "solo")])
+def test_a_warm_shutdown_ends_what_runs_and_hands_on_what_waits(
+    kind: str, pool: str, sqlite_url: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """SIGTERM while a task runs, a call is in flight, and events are held for later.
+
+    The other worker starts those on their instant; the first one ends when its task has.
+    """
+    with ExitStack() as stack:
+        if kind == "redis":
+            settings, url = {}, str(request.getfixturevalue("broker_url"))
+        else:
+            settings, url = {"CELERY_QUEUE_TYPE": kind}, str(request.getfixturevalue("rabbitmq_url"))
+        installation = stack.enter_context(Installation(tmp_path, sqlite_url, url, **settings))
+        sink = stack.enter_context(Process(["python", "-m", "tests.sink"], tmp_path / "sink", name="sink"))
+        port = re.findall(r"\d+", sink.expect("port"))[0]
+        first = installation.worker("-n", "first@%h", name="first", pool=pool)
+        end = tmp_path / "end"
+        installation.create("running", task("wait_for_file", str(end)), policy={"timeout_seconds": 600})
+        installation.create("calling", {"type": "http", "url": f"http://127.0.0.1:{port}/slow/3"})
+        installation.create(
+            "failing",
+            {"type": "http", "url": f"http://127.0.0.1:{port}/hang"},
+            policy={"timeout_seconds": 4},
+            retry={"max_attempts": 2, "min_backoff_seconds": 3, "max_backoff_seconds": 3},
+        )
+        later = in_seconds(installation, 15)
+        installation.create("held-log", message(), schedule=later)
+        installation.create("held-task", task("divide", 1, 2), schedule=later)
+        installation.hint()
+        installation.wait_for_all(["running", "calling", "failing"], "running")
+        installation.wait_for_all(["held-log", "held-task"], "pending")
+        first.expect("planned trigger=held-task")
+        second = installation.worker_unready("-n", "second@%h", name="second", pool=pool)
+        first.signal(signal.SIGTERM)
+        second.expect(" ready.", 40)
+        installation.wait_for_all(["held-log", "held-task"], seconds=30)
+        for name in ("held-log", "held-task"):
+            event = installation.event(name)
+            assert event.started_at is not None
+            assert event.started_at - event.due_at < timedelta(seconds=1), name
+            assert f"started trigger={name}" in second.output()
+        installation.wait_for("calling")
+        retried = installation.wait_for("failing", "failed", seconds=30)
+        assert retried.attempt_started_at is not None
+        assert retried.attempt_started_at - retried.due_at < timedelta(seconds=1)
+        assert first.alive()
+        end.touch()
+        assert first.wait(20) == 0
+        assert installation.event("running").status == "succeeded"
+        assert installation.event("calling").attempt == 1
+
+
+@pytest.mark.slow
+def test_the_lease_brings_back_what_a_dead_machine_held(
+    valkey: Valkey, postgres_url: str, tmp_path: Path
+) -> None:
+    """The worker and all its children are killed in the middle of a task and of a call."""
+    with (
+        Installation(tmp_path, postgres_url, valkey.url, TICK_SECONDS=2) as installation,
+        Process(["python", "-m", "tests.sink"], tmp_path / "sink", name="sink") as sink,
+    ):
+        port = re.findall(r"\d+", sink.expect("port"))[0]
+        policy, retry = {"timeout_seconds": 1}, {"max_attempts": 2, "min_backoff_seconds": 1}
+        worker = installation.worker_unready()
+        installation.beat()
+        worker.expect(" ready.", 40)
+        installation.create("task", task("hang_first", "{{attempt}}"), policy=policy, retry=retry)
+        url = f"http://127.0.0.1:{port}/slow/0.9"
+        installation.create("call", {"type": "http", "url": url}, policy=policy, retry=retry)
+        installation.hint()
+        wait_until(statuses(installation, ["task", "call"], "running"), 15, poll_seconds=0.005)
+        worker.kill()
+        installation.worker_unready(name="next")
+        installation.wait_for_all(["task", "call"], seconds=60)
+        for name in ("task", "call"):
+            event = installation.event(name)
+            assert event.attempt == 2
+            assert [(number, outcome) for number, outcome, _ in installation.attempts(event.id)] == [
+                (1, "lost")
+            ]
+        assert installation.event("task").result == "attempt 2"
+
+
+def statuses(installation: Installation, names: list[str], status: str) -> Callable[[], bool]:
+    """Whether the events of all these triggers have this status."""
+    return lambda: all([e.status for e in installation.events(name)] == [status] for name in names)

@@ -53,14 +53,15 @@ class Instant(TypeDecorator[datetime]):
         if value is None:
             return None
         if isinstance(value, str):
-            return datetime.fromisoformat(value).replace(tzinfo=UTC)
+            return datetime.fromisoformat(value + "+00:00")
         instant: datetime = value
         return instant if instant.tzinfo is UTC else instant.astimezone(UTC)
 
 
 def instant_text(value: datetime) -> str:
     """SQLite's form of an aware instant."""
-    return value.astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
+    utc = value if value.tzinfo is UTC else value.astimezone(UTC)
+    return utc.isoformat(" ", "microseconds")[:26]  # without its +00:00
 
 
 # PostgreSQL keeps ids in 16 bytes; SQLite as the text that people read elsewhere.

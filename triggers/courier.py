@@ -80,9 +80,10 @@ class SharedClock:
 class Lane:
     """Due events of one kind of target, and who waits for some."""
 
-    def __init__(self) -> None:
+    def __init__(self, taken: Callable[[], None]) -> None:
         self.due: deque[tuple[str, datetime]] = deque()
         self.wake = asyncio.Event()
+        self.taken = taken
 
     def put(self, batch: Iterable[tuple[str, datetime]]) -> None:
         """These are due."""
@@ -94,7 +95,9 @@ class Lane:
         while not self.due:
             self.wake.clear()
             await self.wake.wait()
-        return [self.due.popleft() for _ in range(min(CHUNK, len(self.due)))]
+        batch = [self.due.popleft() for _ in range(min(CHUNK, len(self.due)))]
+        self.taken()
+        return batch
 
 
 @dataclass(slots=True)
@@ -181,7 +184,7 @@ class Courier:
         asyncio.set_event_loop(self._loop)
         self._threads = ThreadPoolExecutor(6, "courier-sql")
         self._publishing = ThreadPoolExecutor(1, "courier-publish")
-        self._lanes = {kind: Lane() for kind in ("log", "http", "celery")}
+        self._lanes = {kind: Lane(self._notify_room) for kind in ("log", "http", "celery")}
         self._held: dict[int, tuple[asyncio.TimerHandle, str, Batch]] = {}
         self._hosts: dict[str, Host] = {}
         self._crowd: deque[Job] = deque()  # parked because this process has enough calls in flight
@@ -262,16 +265,20 @@ class Courier:
             self._threads.submit(self._measure_and_hold, kind, early)
 
     def _measure_and_hold(self, kind: str, early: Batch) -> None:
-        self.clock.measure(at_once=True)
+        with suppress(Exception):  # the database is away: whoever tries to start them says so
+            self.clock.measure(at_once=True)
         self._loop.call_soon_threadsafe(self._hold, kind, early)
 
     # log
 
     async def _log(self) -> None:
         batch = await self._lanes["log"].take()
-        self._hold_early("log", await self._sql(self._write_logs, [id_ for id_, _ in batch]))
+        early, released = await self._sql(self._write_logs, [id_ for id_, _ in batch])
+        self._hold_early("log", early)
+        for id_, due, kind in released:
+            self._hold(kind, [(id_, due)])
 
-    def _write_logs(self, ids: Sequence[str]) -> Batch:
+    def _write_logs(self, ids: Sequence[str]) -> tuple[Batch, list[tuple[str, datetime, str]]]:
         """Start, write and finish in one transaction: nothing can die in between."""
         with self.database.write() as connection:
             now = self.database.now(connection)
@@ -289,7 +296,7 @@ class Courier:
             if logger.isEnabledFor(logging.INFO):
                 self._report_logs(done, now)
             deliver.settle(connection, done, now, self.tzdata)
-        return ready.early
+        return ready.early, done.released
 
     def _report_logs(self, done: Finish, now: datetime) -> None:
         jobs = [one.job for one, _ in done.won]
@@ -337,10 +344,10 @@ class Courier:
         host = self._hosts[name]
         host.in_flight -= 1
         self._in_flight -= 1
-        if host.parked:
-            self._admit(host.parked.popleft())
-        elif self._crowd:
+        while self._crowd and self._in_flight < self._most_in_flight:  # they waited for any call to end
             self._admit(self._crowd.popleft())
+        if host.parked and host.in_flight < PER_HOST:
+            self._admit(host.parked.popleft())
         if not host.in_flight and not host.parked:
             self._hosts.pop(name, None)
 
@@ -392,19 +399,20 @@ class Courier:
         batch = [self._finished.popleft() for _ in range(min(CHUNK, len(self._finished)))]
         self._recording += 1
         try:
-            done = await self._record(batch)
+            recorded = await self._record(batch)
         finally:
             self._recording -= 1
-        for job, due in done.again:
-            self._hold(job.target_type, [(job.id, due)])
-        for id_, due, kind in done.released:
-            self._hold(kind, [(id_, due)])
+        for done in recorded:
+            for job, due in done.again:
+                self._hold(job.target_type, [(job.id, due)])
+            for id_, due, kind in done.released:
+                self._hold(kind, [(id_, due)])
 
-    async def _record(self, batch: Sequence[Finished]) -> Finish:
+    async def _record(self, batch: Sequence[Finished]) -> list[Finish]:
         """Record results, again and again while the database is away: an attempt that ended is never lost."""
         while True:
             try:
-                return await self._sql(self._finish, batch)
+                return await self._sql(deliver.record, self._finish, batch)
             except Exception as error:
                 logger.warning("cannot record %d results, trying again: %s", len(batch), error)
                 await asyncio.sleep(PAUSE_SECONDS)

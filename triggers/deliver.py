@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError
 
-from models.states import Change, Reason, Status
+from models.states import PLANNED, Change, Reason, Status
 from triggers import manage, retry
 from triggers.errors import Conflict, NotFound
 from triggers.logs import step
@@ -69,11 +71,24 @@ def prepare(connection: Connection, ids: Iterable[str], kind: str, now: datetime
     jobs = delivery.look(connection, ids, kind)
     early = [(job.id, job.due_at) for job in jobs if job.due_at > now]
     jobs = [job for job in jobs if job.due_at <= now]
+    if outlived := [job for job in jobs if too_old(job, now)]:
+        jobs = drop(connection, jobs, outlived, Reason.CATCHUP_WINDOW, now)
     if any(job.misfire_at is not None and job.misfire_at < now and not job.attempt for job in jobs):
         jobs = judge_misfires(connection, jobs, now)
     if any(job.policy["overlap"] != "allow" for job in jobs):
         jobs = judge_overlaps(connection, jobs, now)
     return Ready(jobs, early)
+
+
+def too_old(job: Job, now: datetime) -> bool:
+    """Whether a first start is a misfire that lies further back than the catch-up window."""
+    policy = job.policy
+    if job.attempt or job.source not in PLANNED or policy["misfire"] == "skip":
+        return False
+    if job.misfire_at is None and policy["overlap"] == "queue":  # it waited for another, which is no misfire
+        return False
+    age, late = (now - job.scheduled_for).total_seconds(), (now - job.fire_at).total_seconds()
+    return bool(age > policy["catchup_window_seconds"] and late > policy["misfire_grace_seconds"])
 
 
 def judge_misfires(connection: Connection, jobs: Sequence[Job], now: datetime) -> list[Job]:
@@ -91,30 +106,25 @@ def judge_overlaps(connection: Connection, jobs: Sequence[Job], now: datetime) -
     if not judged:
         return list(jobs)
     busy = delivery.under_way(connection, {job.trigger_id for job in judged})
-    waiting: dict[str, str] = {}
+    places: dict[str, int] = {}  # of what is due and never started, in the line of its trigger
+    ahead = Counter[str](busy)
     for id_, trigger_id, _, _ in delivery.due(connection, {job.trigger_id for job in judged}, now):
-        waiting.setdefault(trigger_id, id_)
+        places[id_] = ahead[trigger_id]
+        ahead[trigger_id] += 1
     missed: list[Job] = []
     queued: list[Job] = []
     for job in judged:
-        oldest = waiting.get(job.trigger_id, job.id) == job.id
         queues = job.policy["overlap"] == "queue"
-        if job.trigger_id not in busy and (oldest or not queues):
+        place = places.get(job.id, 0)
+        if job.trigger_id not in busy and (place == 0 or not queues):
             busy.add(job.trigger_id)
-        elif queues and (oldest or job.policy["misfire"] == "fire_all" or waits_alone(job, waiting, jobs)):
+        elif queues and (place <= 1 or job.policy["misfire"] == "fire_all"):
             queued.append(job)
         else:
             missed.append(job)
     delivery.wait(connection, [job.id for job in queued], now + QUEUED)
     held = {job.id for job in queued}
     return [job for job in drop(connection, jobs, missed, Reason.OVERLAP, now) if job.id not in held]
-
-
-def waits_alone(job: Job, waiting: Mapping[str, str], jobs: Sequence[Job]) -> bool:
-    """Whether the one that is older starts in this very batch, so that this one is the only one to wait."""
-    older = waiting[job.trigger_id]
-    between = [j for j in jobs if j.trigger_id == job.trigger_id and j.scheduled_for < job.scheduled_for]
-    return [j.id for j in between] == [older]
 
 
 def drop(
@@ -210,6 +220,29 @@ def finish(
     return done
 
 
+def record(write: Callable[[Sequence[Finished]], Finish], batch: Sequence[Finished]) -> list[Finish]:
+    """Write finished attempts; a result that the database refuses must not keep the others from being kept.
+
+    Such a one is found by halving the batch, and its event ends without the result. Passes on what `write`
+    raises when the database is away.
+    """
+    try:
+        return [write(batch)]
+    except (DataError, IntegrityError, ProgrammingError) as error:
+        if len(batch) > 1:
+            half = len(batch) // 2
+            return record(write, batch[:half]) + record(write, batch[half:])
+        log.error("event=%s its result cannot be kept: %s", batch[0].job.id, error.orig)
+    return [write([without_result(one) for one in batch])]
+
+
+def without_result(one: Finished) -> Finished:
+    """The attempt's end alone."""
+    outcome = one.outcome
+    error = outcome.error and {"type": "Unstorable", "message": "the error could not be kept"}
+    return one._replace(outcome=replace(outcome, result=None, error=error))
+
+
 def not_ok(one: Finished) -> bool:
     """Whether the attempt leaves a row of its own."""
     return not one.outcome.succeeded
@@ -275,6 +308,8 @@ def settle(connection: Connection, done: Finish, now: datetime, tzdata: str) -> 
     """What final events mean for their triggers. Costs nothing for those to which it means nothing."""
     final = [(one.job, made) for one, made in done.won if made.status != Status.PENDING]
     recovered = [j.trigger_id for j, made in final if made.status == Status.SUCCEEDED and may_recover(j)]
+    failed = [job.trigger_id for job, made in final if made.status == Status.FAILED]
+    lifecycle.lock(connection, failed + [j.trigger_id for j, _ in final if failed and may_recover(j)])
     lifecycle.recovered(connection, sorted(set(recovered)))
     for job, made in sorted(final, key=lambda pair: pair[0].trigger_id):
         if made.status == Status.FAILED:
@@ -282,7 +317,7 @@ def settle(connection: Connection, done: Finish, now: datetime, tzdata: str) -> 
     lifecycle.complete(connection, now, tzdata, [job.trigger_id for job, _ in final if job.exhausted])
     queues = {job.trigger_id: job.target_type for job, _ in final if job.policy["overlap"] == "queue"}
     seen: set[str] = set()
-    for id_, trigger_id, _, due_at in delivery.due(connection, queues, now) if queues else []:
+    for id_, trigger_id, _, due_at in delivery.due(connection, queues, now + LOOK_AHEAD) if queues else []:
         if trigger_id not in seen:
             seen.add(trigger_id)
             done.released.append((id_, due_at, queues[trigger_id]))
@@ -329,14 +364,14 @@ def finish_lost(
     now: datetime,
     tzdata: str,
     chance: Callable[[], float],
-) -> list[tuple[Job, datetime]]:
-    """Judge attempts whose lease ran out; (job, instant) of the retries that are near."""
+) -> Finish:
+    """Judge attempts whose lease ran out."""
     if not lost:
-        return []
+        return Finish()
     jobs = [lost_job(event) for event in lost]
     done = finish(connection, [Finished(job, LOST, lost=True) for job in jobs], now, tzdata, chance)
     finished(done, now)
-    return done.again
+    return done
 
 
 def lost_job(event: Unattended) -> Job:

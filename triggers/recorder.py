@@ -125,7 +125,7 @@ class Recorder:
     def _write_until_done(self, batch: Sequence[Finished]) -> None:
         while True:
             try:
-                self._write(batch)
+                deliver.record(self._write, batch)
                 return
             except Exception as error:
                 log.warning("cannot record %d results, trying again: %s", len(batch), error)

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from dotenv import dotenv_values
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
 from triggers.errors import ConfigurationError
 
 BROKER_SCHEMES = ("redis", "rediss", "amqp", "amqps")
+# Those that Celery knows by name, without what comes after a `+`.
+BACKEND_SCHEMES = (
+    *("redis", "rediss", "sentinel", "rpc", "db", "database", "cache", "file", "disabled", "mongodb"),
+    *("elasticsearch", "cassandra", "couchbase", "couchdb", "cosmosdbsql", "riak", "consul", "dynamodb"),
+    *("azureblockblob", "arangodb", "s3", "gs"),
+)
+CERTIFICATE_RULES = ("CERT_REQUIRED", "CERT_OPTIONAL", "CERT_NONE", "required", "optional", "none")
+DATABASE_DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg", "postgres")
+MEMORY = ("", ":memory:", "file::memory:")  # SQLite's names for a database that is no file
+HIGHEST_PORT = 65_535
+HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+LONGEST_HOST = 253
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 PLANNING_MARGIN_SECONDS = 30  # of the horizon over the tick: a tick may be late by this much
 
@@ -59,18 +75,18 @@ class Settings:
                 values, "CELERY_QUEUE_TYPE", default.celery_queue_type, among("classic", "quorum")
             ),
             celery_queues=words(values, "CELERY_QUEUES", default.celery_queues),
-            celery_result_backend=values.get("CELERY_RESULT_BACKEND"),
+            celery_result_backend=choice(values, "CELERY_RESULT_BACKEND", "", result_backend) or None,
             admin_token=choice(values, "ADMIN_TOKEN", "", token) or None,
             tick_seconds=tick,
             horizon_seconds=seconds(values, "HORIZON_SECONDS", tick + PLANNING_MARGIN_SECONDS, 1, 86_400),
             event_active_seconds=seconds(values, "EVENT_ACTIVE_SECONDS", default.event_active_seconds),
             event_archived_seconds=seconds(values, "EVENT_ARCHIVED_SECONDS", default.event_archived_seconds),
             event_failed_seconds=seconds(values, "EVENT_FAILED_SECONDS", default.event_failed_seconds),
-            task_modules=words(values, "TASK_MODULES", default.task_modules),
-            allowed_tasks=words(values, "ALLOWED_TASKS", default.allowed_tasks),
+            task_modules=words(values, "TASK_MODULES", default.task_modules, module_name),
+            allowed_tasks=words(values, "ALLOWED_TASKS", default.allowed_tasks, task_pattern),
             allow_private_targets=choice(values, "ALLOW_PRIVATE_TARGETS", "false", truth) == "true",
-            host=values.get("HOST", default.host),
-            port=seconds(values, "PORT", default.port, 0, 65_535, "a port from 0 to 65535"),
+            host=choice(values, "HOST", default.host, host),
+            port=seconds(values, "PORT", default.port, 0, HIGHEST_PORT, f"a port from 0 to {HIGHEST_PORT}"),
             log_format=choice(values, "LOG_FORMAT", default.log_format, among("text", "json")),
             log_level=choice(values, "LOG_LEVEL", default.log_level, level),
             broker_is_default="CELERY_BROKER_URL" not in values,
@@ -129,15 +145,23 @@ def seconds(
     return int(text)
 
 
-def words(values: Mapping[str, str], name: str, default: tuple[str, ...]) -> tuple[str, ...]:
-    """A list separated by commas, with at least one entry."""
+def words(
+    values: Mapping[str, str],
+    name: str,
+    default: tuple[str, ...],
+    judge: Callable[[str], str] = str,
+) -> tuple[str, ...]:
+    """A list separated by commas, with at least one entry; `judge` as for `choice`, of each entry."""
     text = values.get(name)
     if text is None:
         return default
     found = tuple(word.strip() for word in text.split(",") if word.strip())
     if not found or any(" " in word for word in found):
         raise wrong(name, text, "a list of names separated by commas")
-    return found
+    try:
+        return tuple(judge(word) for word in found)
+    except ValueError as error:
+        raise wrong(name, text, str(error)) from None
 
 
 def choice(values: Mapping[str, str], name: str, default: str, judge: Callable[[str], str]) -> str:
@@ -187,31 +211,126 @@ def token(text: str) -> str:
     return text
 
 
+def module_name(text: str) -> str:
+    """A module's name, with the packages it is in."""
+    if not all(part.isidentifier() for part in text.split(".")):
+        raise ValueError("names of modules separated by commas, such as shop.tasks")
+    return text
+
+
+def task_pattern(text: str) -> str:
+    """A task's name, or the beginning of some and a star."""
+    if "*" in text[:-1]:
+        raise ValueError("names of tasks separated by commas, with a star only at the end, such as shop.*")
+    return text
+
+
+def host(text: str) -> str:
+    """The name or the address of a host. Whether there is such a host only time can tell."""
+    labels = text.removesuffix(".").split(".")
+    # A name that ends in a number is an address to whoever looks it up, so it must be a whole one.
+    named = all(HOST_LABEL.fullmatch(label) for label in labels) and not labels[-1].isdigit()
+    if not (named and len(text) <= LONGEST_HOST or is_address(text)):
+        raise ValueError("a host name or an address, such as localhost, 0.0.0.0 or ::1")
+    return text
+
+
+def is_address(text: str) -> bool:
+    """Whether it is an address of IP, version 4 or 6."""
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def broker_url(text: str) -> str:
     """A URL of Redis or RabbitMQ."""
-    if text.partition("://")[0] not in BROKER_SCHEMES or "://" not in text:
+    scheme, separator, _ = text.partition("://")
+    if scheme not in BROKER_SCHEMES or not separator:
         raise ValueError("a URL that begins with redis://, rediss://, amqp:// or amqps://")
-    try:
-        _ = urlsplit(text).port
-    except ValueError:
-        raise ValueError("a URL whose port is a number from 0 to 65535") from None
+    check_server(text)
     return text
+
+
+def result_backend(text: str) -> str:
+    """A URL of what Celery can keep results in; some, such as `rpc`, need no more than their name."""
+    scheme = text.partition("://")[0].partition("+")[0]
+    if scheme not in BACKEND_SCHEMES:
+        raise ValueError(f"a URL that begins with one of Celery's backends: {', '.join(BACKEND_SCHEMES)}")
+    if scheme in ("redis", "rediss"):
+        check_result_server(text)
+    if scheme in ("db", "database"):
+        check_result_database(text)
+    return text
+
+
+def check_result_server(text: str) -> None:
+    """Raise ValueError for a URL that Celery's backend for Redis does not take."""
+    url = check_server(text)
+    rule = parse_qs(url.query).get("ssl_cert_reqs", [""])[0]
+    if url.scheme == "rediss" and rule not in CERTIFICATE_RULES:
+        raise ValueError("a URL with ?ssl_cert_reqs=CERT_REQUIRED, CERT_OPTIONAL or CERT_NONE, for rediss://")
+
+
+def check_result_database(text: str) -> None:
+    """Raise ValueError unless a SQLAlchemy URL, of whatever database, follows the `+`."""
+    try:
+        make_url(text.partition("+")[2])
+    except (ValueError, ArgumentError):
+        raise ValueError("db+ and a SQLAlchemy URL, such as db+sqlite:///results.db") from None
+
+
+def check_server(text: str) -> SplitResult:
+    """The parts of a URL of Redis or RabbitMQ. Raises ValueError with what is allowed."""
+    try:
+        url = urlsplit(text)
+        _ = url.port
+    except ValueError:
+        raise ValueError(f"a URL whose port is a number from 0 to {HIGHEST_PORT}") from None
+    try:
+        host(url.hostname or "localhost")
+    except ValueError as error:
+        raise ValueError(f"a URL whose host is {error}") from None
+    number = url.path.strip("/")
+    if url.scheme.startswith("redis") and number and not (number.isascii() and number.isdigit()):
+        raise ValueError("a URL that ends in the number of a database, such as redis://localhost:6379/0")
+    return url
 
 
 def database_url(text: str) -> str:
-    """A SQLAlchemy URL of SQLite or PostgreSQL."""
-    scheme = text.partition(":")[0].partition("+")[0]
-    if scheme not in ("sqlite", "postgresql", "postgres") or "://" not in text:
+    """A SQLAlchemy URL of SQLite or PostgreSQL, with a driver that is ours."""
+    scheme, separator, _ = text.partition("://")
+    if scheme.partition("+")[0] not in ("sqlite", "postgresql", "postgres") or not separator:
         raise ValueError("a SQLAlchemy URL of SQLite or PostgreSQL, such as postgresql://user@host/name")
-    if text in ("sqlite://", "sqlite:///", "sqlite:///:memory:"):
-        raise ValueError("a file, such as sqlite:///triggerbeat.db: processes do not share a memory database")
+    if scheme not in DATABASE_DRIVERS:
+        raise ValueError("a URL without a driver, or with ours: sqlite+pysqlite:// or postgresql+psycopg://")
+    try:
+        url = make_url(text)
+    except (ValueError, ArgumentError):
+        raise ValueError("a SQLAlchemy URL, such as postgresql://user:password@host:5432/name") from None
+    if url.get_backend_name() == "sqlite":
+        check_file(url)
+    elif url.port is not None and url.port > HIGHEST_PORT:
+        raise ValueError(f"a URL whose port is a number from 0 to {HIGHEST_PORT}")
     return text
 
 
+def check_file(url: URL) -> None:
+    """Raise ValueError unless a URL of SQLite is a file's."""
+    if url.host or url.username or url.port:
+        raise ValueError("a file with three slashes, or four for an absolute path: sqlite:///triggerbeat.db")
+    if (url.database or "") in MEMORY or url.query.get("mode") == "memory":
+        raise ValueError("a file, such as sqlite:///triggerbeat.db: processes do not share a memory database")
+
+
 def without_password(url: str) -> str:
-    """The URL as it may be shown."""
+    """The URL as it may be shown; of what is no URL nothing that might be a password."""
+    url = re.sub(r"([?&]\w*password=)[^&]*", r"\1***", url, flags=re.IGNORECASE)
     head, at, tail = url.rpartition("@")
-    if not at or "://" not in head:
+    if not at:
         return url
-    scheme, _, login = head.partition("://")
+    scheme, separator, login = head.partition("://")
+    if not separator:
+        return f"***@{tail}"
     return f"{scheme}://{login.partition(':')[0]}:***@{tail}"

@@ -21,6 +21,7 @@ from triggers.store import delivery, lifecycle, plan
 
 BATCH = 2_000  # triggers in one transaction
 GRACE = timedelta(seconds=10)  # after its instant an event that nobody started is looked at again
+MOST_DISPATCHES = 1_000  # that are counted: the column has two bytes
 LONGEST_GRACE = timedelta(minutes=5)  # so that a backlog does not amplify itself
 
 log = logging.getLogger("triggerbeat.tick")
@@ -100,10 +101,9 @@ def plan_all(tick: Tick, batch: int) -> None:
                 raise
             log.warning("another tick holds its triggers for longer than the lock timeout: %s", error.orig)
             return
-        if claimed < batch:
-            if wait:
-                return
-            wait = True
+        if wait and not claimed:
+            return
+        wait = wait or claimed < batch
 
 
 def plan_batch(tick: Tick, batch: int, wait: bool) -> int:
@@ -180,7 +180,11 @@ def take_back(tick: Tick, batch: int) -> bool:
             elif event.status == Status.PENDING:
                 hints.append(Hint(event.id, event.due_at, event.target_type, event.name))
                 again.append(
-                    (event.id, max(now, event.due_at) + grace(event.dispatches), event.dispatches + 1)
+                    (
+                        event.id,
+                        max(now, event.due_at) + grace(event.dispatches),
+                        min(event.dispatches + 1, MOST_DISPATCHES),
+                    )
                 )
             elif event.lease_until is not None and event.lease_until > now:
                 again.append((event.id, event.lease_until, event.dispatches))
@@ -188,10 +192,9 @@ def take_back(tick: Tick, batch: int) -> bool:
                 lost.append(event)
         plan.look_again(connection, again)
         delivery.end(connection, cancelled, Status.CANCELLED, Reason.DELETED, now)
-        hints += [
-            Hint(job.id, due, job.target_type, job.name)
-            for job, due in finish_lost(connection, lost, now, tick.tzdata, random.random)
-        ]
+        done = finish_lost(connection, lost, now, tick.tzdata, random.random)
+        hints += [Hint(job.id, due, job.target_type, job.name) for job, due in done.again]
+        hints += [Hint(id_, due, kind, "") for id_, due, kind in done.released]
     tick.taken_back += len(found)
     return send(tick, hints) and len(found) == batch
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from flask import Flask
 
-from models.database import Database
+from models.database import LOCK_SECONDS, Database
 from triggers.api import problems
 from triggers.api.endpoint import Endpoint
 from triggers.api.health import Health
@@ -33,7 +33,7 @@ def create_app(settings: Settings | None = None, hint: Callable[[], None] | None
     Without an ADMIN_TOKEN, or with a wrong setting, the process ends with one line.
     """
     settings = checked(settings)
-    database = Database(settings.database_url)
+    database = Database(settings.database_url, patience=LOCK_SECONDS + 1)  # a lock may take its time
     app = Flask("triggers.api", static_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=READ_BYTES, PROVIDE_AUTOMATIC_OPTIONS=False)
     app.url_map.merge_slashes = False  # `/triggers//t` is nowhere, not a redirect

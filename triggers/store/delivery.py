@@ -110,7 +110,7 @@ UPDATE events SET status = 'succeeded', attempt = attempt + 1, started_at = COAL
        attempt_started_at = :now, finished_at = :now, recheck_at = NULL, error = NULL
 FROM triggers t
 WHERE events.id {ids} AND events.status = 'pending' AND events.due_at <= :now
-  AND (events.misfire_at IS NULL OR events.misfire_at >= :now OR events.attempt > 0)
+  AND events.misfire_at >= :now
   AND t.id = events.trigger_id AND t.target_type = 'log' AND t.deleted_at IS NULL
   AND NOT t.exhausted AND t.consecutive_failures = 0 AND {overlap} = 'allow'
 RETURNING events.id

@@ -206,7 +206,7 @@ def look_again(connection: Connection, rows: Sequence[tuple[str, datetime, int]]
         bulk.run(connection, LOOK_AGAIN, ("id", "recheck_at", "dispatches"), rows)
 
 
-UNPUBLISHED = "UPDATE events SET recheck_at = :now WHERE id {ids} AND status = 'pending'"
+UNPUBLISHED = "UPDATE events SET recheck_at = :now, dispatches = 0 WHERE id {ids} AND status = 'pending'"
 
 
 def look_now(connection: Connection, ids: Iterable[str], now: datetime) -> None:

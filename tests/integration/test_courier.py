@@ -1,0 +1,620 @@
+"""A real courier on both databases, with a sink to deliver to and the clock of the wall."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from statistics import median
+from typing import Any
+
+import pytest
+from sqlalchemy import insert, text
+
+import models.database
+from models import Attempt, Event
+from models.base import new_id
+from models.database import Database, migrate
+from tests.integration import test_tick
+from tests.integration.test_tick import LOG, TZDATA, World, seconds
+from tests.servers import PostgreSQL, wait_until
+from tests.sink import Received, Sink
+from triggers import courier as couriers
+from triggers import tick
+from triggers.courier import PER_HOST, Courier
+from triggers.deliver import LEASE_MARGIN
+from triggers.store.delivery import Job
+from triggers.tick import Hint
+
+reused_postgres_url = test_tick.reused_postgres_url
+emptied_postgres_url = test_tick.emptied_postgres_url
+
+MANUAL = {"type": "manual"}
+SOON = 0.6  # seconds ahead: time enough to plan and to hand over before the instant
+
+
+@contextmanager
+def running_sink() -> Iterator[Sink]:
+    """A sink on a thread of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="sink")
+    thread.start()
+    made = Sink()
+    asyncio.run_coroutine_threadsafe(made.__aenter__(), loop).result(10)
+    try:
+        yield made
+    finally:
+        asyncio.run_coroutine_threadsafe(made.__aexit__(None, None, None), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
+
+
+def dismiss(courier: Courier) -> None:
+    """Stop, and wait also for statements that nobody waits for any more: they hold connections."""
+    courier.stop(0)
+    courier._threads.shutdown(wait=True)
+
+
+class Post:
+    """A database with triggers and events, a sink, and couriers that deliver between them."""
+
+    def __init__(self, url: str, stack: ExitStack) -> None:
+        self.world = World(url, live=True)
+        stack.callback(self.world.close)
+        self.stack = stack
+        self.sink = stack.enter_context(running_sink())
+        self.handed_back: list[Hint] = []
+        self.published: list[Job] = []
+        self.courier = self.hire(self.world.connect())
+
+    def hire(self, database: Database) -> Courier:
+        """A courier at work."""
+        made = Courier(
+            database,
+            publish=self.publish,
+            hand_back=self.hand_back,
+            allow_private=True,
+            wall_clock=time.time,
+            tzdata=TZDATA,
+        )
+        made.start()
+        self.stack.callback(dismiss, made)
+        return made
+
+    def publish(self, jobs: Sequence[Job]) -> None:
+        self.published += jobs
+
+    def hand_back(self, hints: Sequence[Hint]) -> bool:
+        self.handed_back += hints
+        return True
+
+    # Triggers and events
+
+    def target(self, path: str, **parts: Any) -> dict[str, Any]:
+        return {"type": "http", "url": self.sink.url(path)} | parts
+
+    def create(self, name: str, target: Any, ahead: float | None = None, **parts: Any) -> None:
+        """A trigger that fires once, so many seconds from now, or only when told to."""
+        schedule: dict[str, Any] = MANUAL
+        if ahead is not None:
+            schedule = {"type": "once", "at": (datetime.now(UTC) + seconds(ahead)).isoformat()}
+        self.world.create(name, schedule, target, **parts)
+
+    def add(self, name: str, count: int, kind: str = "http") -> list[Hint]:
+        """So many manual events of a trigger, due now."""
+        now, trigger_id = datetime.now(UTC), self.world.trigger(name).id
+        instants = dict.fromkeys(("scheduled_for", "fire_at", "due_at", "created_at"), now)
+        fixed = {"trigger_id": trigger_id, "source": "manual", "status": "pending", "state": "active"}
+        rows = [{"id": new_id(now), "recheck_at": now, **fixed, **instants} for _ in range(count)]
+        with self.world.database.write() as connection:
+            connection.execute(insert(Event), rows)
+        return [Hint(row["id"], now, kind, name) for row in rows]
+
+    def tick(self) -> None:
+        """Plan, and hand what is planned to the courier as a broker would."""
+        tick.execute_scheduled_triggers(self.world.database, self.carry, seconds(90), TZDATA)
+
+    def carry(self, hints: Sequence[Hint], by: Courier | None = None) -> bool:
+        """Bring hints to a courier, each kind in a message of its own."""
+        for kind in sorted({hint.kind for hint in hints}):
+            batch = [(hint.event_id, hint.due_at) for hint in hints if hint.kind == kind]
+            (by or self.courier).submit(kind, batch)
+        return True
+
+    # What came of it
+
+    def events(self, name: str) -> list[Any]:
+        trigger_id = self.world.trigger(name).id
+        return [event for event in self.world.events() if event.trigger_id == trigger_id]
+
+    def counts(self, name: str) -> Counter[str]:
+        return Counter(event.status for event in self.events(name))
+
+    def wait_for(self, name: str, deadline: float = 15.0, **expected: int) -> None:
+        """Wait until the events of a trigger are so many of each status, and no others."""
+        wait_until(
+            lambda: self.counts(name) == expected,
+            deadline,
+            lambda: f"{expected} of {name}, which has {self.counts(name)}",
+        )
+
+    def delivered(self) -> Counter[str]:
+        """How often each event was delivered."""
+        return Counter(request.headers["webhook-id"] for request in self.sink.requests)
+
+    def requests(self, path: str) -> list[Received]:
+        return [request for request in self.sink.requests if request.target == path]
+
+    def wait_for_requests(self, path: str, count: int, deadline: float = 15.0) -> None:
+        wait_until(
+            lambda: len(self.requests(path)) >= count,
+            deadline,
+            lambda: f"{count} requests for {path}, of which {len(self.requests(path))} came",
+        )
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def post(request: pytest.FixtureRequest) -> Iterator[Post]:
+    fixture = {"sqlite": "sqlite_url", "postgresql": "emptied_postgres_url"}[request.param]
+    with ExitStack() as stack:
+        yield Post(request.getfixturevalue(fixture), stack)
+
+
+@pytest.fixture
+def postgres_post(emptied_postgres_url: str) -> Iterator[Post]:
+    with ExitStack() as stack:
+        yield Post(emptied_postgres_url, stack)
+
+
+# ----------------------------------------------------------------------------------------- delivery
+
+
+def test_a_call_is_made_and_its_answer_recorded(post: Post) -> None:
+    target = post.target(
+        "/status/201", method="PUT", body={"day": "{{scheduled_for}}"}, headers={"X-Env": "prod"}
+    )
+    post.create("t", target, ahead=SOON)
+    post.tick()
+    post.wait_for("t", succeeded=1)
+    (event,) = post.events("t")
+    assert (event.attempt, event.result["status"]) == (1, 201)
+    (request,) = post.sink.requests
+    assert (request.method, request.headers["x-env"]) == ("PUT", "prod")
+    assert request.headers["webhook-id"] == request.headers["idempotency-key"] == event.id
+    assert request.headers["triggerbeat-attempt"] == "1"
+    instant = event.scheduled_for.isoformat().replace("+00:00", "Z")
+    assert request.body == f'{{"day":"{instant}"}}'
+
+
+def test_a_message_is_logged(post: Post, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "triggerbeat")
+    post.create(
+        "t", {"type": "log", "message": "hello from {{trigger_name}}, attempt {{attempt}}"}, ahead=SOON
+    )
+    post.tick()
+    post.wait_for("t", succeeded=1)
+    wait_until(lambda: "succeeded trigger=t" in caplog.text, message="the log line of the end")
+    said = [record.getMessage() for record in caplog.records if record.name == "triggerbeat.message"]
+    assert len(said) == 1
+    assert 'message="hello from t, attempt 1"' in said[0]
+    steps = [r.getMessage().split()[0] for r in caplog.records if r.name == "triggerbeat.event"]
+    assert steps == ["started", "succeeded"]
+
+
+def test_a_users_task_is_published_to_its_queue_at_its_instant(post: Post) -> None:
+    target = {"type": "celery", "task": "examples.tasks.add", "args": [1, 2]}
+    post.create("t", target, ahead=SOON)
+    post.tick()
+    assert post.published == []
+    wait_until(lambda: post.published, message="the task is published")
+    (job,) = post.published
+    assert (job.name, job.target["args"]) == ("t", [1, 2])
+    assert datetime.now(UTC) >= job.due_at
+    assert post.counts("t") == {"pending": 1}
+
+
+def test_a_broker_that_is_away_stops_no_later_task(post: Post) -> None:
+    def broken(jobs: Sequence[Job]) -> None:
+        post.courier.publish = post.publish
+        raise ConnectionError("no broker")
+
+    target = {"type": "celery", "task": "examples.tasks.add", "args": [1, 2]}
+    post.courier.publish = broken
+    for name in ("a", "b"):
+        post.create(name, target)
+    post.carry(post.add("a", 1, "celery"))
+    wait_until(lambda: post.courier.publish == post.publish, message="the first could not be published")
+    post.carry(post.add("b", 1, "celery"))
+    wait_until(lambda: [job.name for job in post.published] == ["b"], message="the second is published")
+    assert post.counts("a") == {"pending": 1}
+
+
+# --------------------------------------------------------------------------------------- on time
+
+
+@pytest.mark.parametrize("kind", ["log", "http"])
+def test_events_start_on_their_instant_and_never_before(post: Post, kind: str) -> None:
+    for number in range(20):
+        target = LOG if kind == "log" else post.target("/status/200")
+        post.create(f"t{number}", target, ahead=1.5 + number * 0.037)
+    post.tick()
+    assert {event.status for event in post.world.events()} == {"pending"}
+    wait_until(lambda: {event.status for event in post.world.events()} == {"succeeded"}, message="all")
+    late = [(event.started_at - event.due_at).total_seconds() for event in post.world.events()]
+    assert min(late) >= 0
+    assert median(late) < 0.1
+    assert max(late) < 1.0
+
+
+def test_no_call_arrives_before_its_instant(post: Post) -> None:
+    for number in range(10):
+        post.create(f"t{number}", post.target("/status/200"), ahead=1 + number * 0.0501)
+    post.tick()
+    post.wait_for_requests("/status/200", 10)
+    due = {event.id: event.due_at.timestamp() for event in post.world.events()}
+    assert all(request.time >= due[request.headers["webhook-id"]] for request in post.sink.requests)
+
+
+@pytest.mark.parametrize("kind", ["log", "http"])
+def test_the_databases_clock_decides_when_it_is_time(post: Post, kind: str) -> None:
+    """It steps back after the courier measured it: what seems due is early, and waits for its instant."""
+    skew = [0.0]
+    database = Database(post.world.url, clock=lambda _: datetime.now(UTC) + seconds(skew[0]))
+    post.stack.callback(database.close)
+    other = post.hire(database)
+    target = LOG if kind == "log" else post.target("/status/200")
+    post.create("t", target, ahead=SOON)
+    tick.execute_scheduled_triggers(
+        post.world.database, lambda hints: post.carry(hints, other), seconds(90), TZDATA
+    )
+    skew[0] = -0.4
+    post.wait_for("t", succeeded=1)
+    (event,) = post.events("t")
+    assert 0 <= (event.started_at - event.due_at).total_seconds() < 1
+    assert datetime.now(UTC) >= event.due_at + seconds(0.4)
+
+
+# --------------------------------------------------------------------------------------------- many
+
+
+def test_many_calls_are_made_at_once(post: Post) -> None:
+    """More than a statement takes, and more than one host gets at a time."""
+    post.create("t", post.target("/slow/0.2"))
+    hints = post.add("t", 600)
+    began = time.monotonic()
+    post.carry(hints)
+    post.wait_for("t", 30, succeeded=600)
+    assert time.monotonic() - began < 600 * 0.2 / 10
+    assert post.delivered() == Counter(hint.event_id for hint in hints)
+
+
+def test_many_messages_are_logged_at_once(post: Post) -> None:
+    post.create("t", LOG)
+    post.carry(post.add("t", 2000, "log"))
+    post.wait_for("t", 20, succeeded=2000)
+
+
+def test_a_thousand_calls_that_hang_delay_no_other_host(post: Post) -> None:
+    other = post.stack.enter_context(running_sink())
+    post.create("hanging", post.target("/hang"), policy={"timeout_seconds": 600})
+    post.create("other", {"type": "http", "url": other.url("/status/200")})
+    post.carry(post.add("hanging", 1000))
+    post.wait_for_requests("/hang", PER_HOST)
+    post.carry(post.add("other", 200))
+    post.wait_for("other", 10, succeeded=200)
+    assert post.counts("hanging") == {"running": PER_HOST, "pending": 1000 - PER_HOST}
+    assert len(post.requests("/hang")) == PER_HOST
+
+
+def test_calls_that_were_parked_are_made_when_others_end(post: Post) -> None:
+    post.create("t", post.target("/slow/0.05"))
+    post.carry(post.add("t", 3 * PER_HOST + 1))
+    post.wait_for("t", succeeded=3 * PER_HOST + 1)
+
+
+def test_so_many_calls_are_in_flight_in_all(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(couriers, "IN_FLIGHT", 7)
+    courier = post.hire(post.world.connect())
+    hints: list[Hint] = []
+    for number in range(3):
+        sink = post.stack.enter_context(running_sink())
+        post.create(f"t{number}", {"type": "http", "url": sink.url("/slow/0.2")})
+        hints += post.add(f"t{number}", 10)
+    post.carry(hints, courier)
+    running: list[int] = []
+
+    def all_done() -> bool:
+        running.append(len(courier._calls))
+        return {event.status for event in post.world.events()} == {"succeeded"}
+
+    wait_until(all_done, 20, "all calls are made")
+    assert 3 < max(running) <= 7
+
+
+def test_a_slow_target_delays_no_other_finish(post: Post) -> None:
+    post.create("slow", post.target("/hang"), policy={"timeout_seconds": 600})
+    post.create("quick", post.target("/status/200"))
+    hints = [hint for pair in zip(post.add("slow", 20), post.add("quick", 20), strict=True) for hint in pair]
+    post.carry(hints)
+    post.wait_for("quick", succeeded=20)
+    assert post.counts("slow") == {"running": 20}
+
+
+def test_a_message_is_not_taken_while_enough_is_due_here(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the broker holds it for a worker that has room."""
+    monkeypatch.setattr(couriers, "MOST_DUE", 10)
+    gate, counts = threading.Event(), list[int]()
+    write_logs, due_count = post.courier._write_logs, post.courier._due_count
+
+    def counting(kind: str) -> int:
+        counts.append(due_count(kind))
+        return counts[-1]
+
+    monkeypatch.setattr(post.courier, "_write_logs", lambda ids: gate.wait(20) and write_logs(ids))
+    monkeypatch.setattr(post.courier, "_due_count", counting)
+    post.create("t", LOG)
+    post.carry(post.add("t", 1700, "log"))  # more than is written at once
+    wait_until(lambda: 0 < len(post.courier._lanes["log"].due) < 1000, message="the rest is due")
+    with ThreadPoolExecutor(1) as pool:
+        taking = pool.submit(post.carry, post.add("t", 300, "log"))
+        wait_until(lambda: counts and counts[-1] >= 10, message="the next message has to wait")
+        assert not taking.done()
+        gate.set()
+        taking.result(20)
+    post.wait_for("t", 20, succeeded=2000)
+
+
+# ------------------------------------------------------------------------------------------ hints
+
+
+def test_a_hint_that_comes_again_and_again_delivers_once(post: Post) -> None:
+    post.create("t", post.target("/slow/0.3"))
+    hints = post.add("t", 5)
+    post.carry(hints * 3)
+    post.carry(hints)
+    post.wait_for_requests("/slow/0.3", 5)
+    post.carry(hints)
+    post.wait_for("t", succeeded=5)
+    post.carry(hints)
+    post.create("after", post.target("/status/200"))
+    post.carry(post.add("after", 1))
+    post.wait_for("after", succeeded=1)
+    assert Counter(r.headers["webhook-id"] for r in post.requests("/slow/0.3")) == {
+        h.event_id: 1 for h in hints
+    }
+    assert post.world.rows(Attempt) == []
+
+
+def test_a_hint_that_two_workers_have_delivers_once(post: Post) -> None:
+    others = [post.courier, post.hire(post.world.connect())]
+    post.create("t", post.target("/status/200"))
+    hints = post.add("t", 100)
+    for one in others:
+        post.carry(hints, one)
+    post.wait_for("t", succeeded=100)
+    assert post.delivered() == Counter(hint.event_id for hint in hints)
+
+
+def test_a_hint_about_nothing_does_no_harm(post: Post) -> None:
+    post.create("t", post.target("/status/200"))
+    now = datetime.now(UTC)
+    post.carry([Hint(new_id(now), now, kind, "") for kind in ("http", "log", "celery")])
+    post.carry(post.add("t", 1))
+    post.wait_for("t", succeeded=1)
+    assert len(post.sink.requests) == 1
+
+
+# ------------------------------------------------------------------------------------------ retries
+
+
+def test_a_failed_call_is_made_again_without_a_tick(post: Post) -> None:
+    retry = {"max_attempts": 2, "min_backoff_seconds": 1}
+    post.create("t", post.target("/status/500"), retry=retry)
+    post.carry(post.add("t", 1))
+    post.wait_for("t", failed=1)
+    (event,) = post.events("t")
+    assert (event.reason, event.attempt, event.error["type"]) == ("attempts", 2, event.error["type"])
+    first, second = post.sink.requests
+    assert (first.headers["triggerbeat-attempt"], second.headers["triggerbeat-attempt"]) == ("1", "2")
+    assert first.headers["webhook-id"] == second.headers["webhook-id"] == event.id
+    assert second.time - first.time >= 1
+    assert [row.attempt for row in post.world.rows(Attempt)] == [1, 2]
+
+
+def test_the_target_may_ask_for_a_longer_wait(post: Post) -> None:
+    retry = {"max_attempts": 2, "min_backoff_seconds": 1, "max_backoff_seconds": 60}
+    post.create("t", post.target("/retry-after/2"), retry=retry)
+    post.carry(post.add("t", 1))
+    post.wait_for("t", failed=1)
+    first, second = post.sink.requests
+    assert second.time - first.time >= 2
+
+
+def test_a_target_that_is_gone_is_not_called_again(post: Post) -> None:
+    post.create("t", post.target("/gone"))
+    post.carry(post.add("t", 1))
+    post.wait_for("t", failed=1)
+    assert post.events("t")[0].reason == "gone"
+    assert len(post.sink.requests) == 1
+
+
+def test_a_call_that_hangs_ends_with_its_timeout(post: Post) -> None:
+    post.create("t", post.target("/hang"), policy={"timeout_seconds": 1}, retry={"max_attempts": 1})
+    post.carry(post.add("t", 1))
+    post.wait_for("t", failed=1)
+    (event,) = post.events("t")
+    took = (event.finished_at - event.started_at).total_seconds()
+    assert 0.99 <= took < 1 + LEASE_MARGIN.total_seconds()
+    assert "1" in event.error["message"]
+
+
+# ------------------------------------------------------------------------------------------ overlap
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["http", "log"],
+)
+def test_what_is_queued_starts_when_the_other_ends(post: Post, kind: str) -> None:
+    target = LOG if kind == "log" else post.target("/slow/0.3")
+    post.create("t", target, policy={"overlap": "queue"})
+    hints = post.add("t", 2, kind)
+    with post.world.database.write() as connection:  # as if a schedule had planned them
+        for number, hint in enumerate(hints):
+            at = hint.due_at - seconds(number)
+            connection.execute(
+                Event.__table__.update()  # type: ignore[attr-defined]
+                .where(Event.id == hint.event_id)
+                .values(source="schedule", scheduled_for=at, fire_at=at, due_at=at)
+            )
+    post.carry(hints)
+    post.wait_for("t", 3, succeeded=2)
+    first, second = post.events("t")
+    assert second.started_at >= first.finished_at
+
+
+# -------------------------------------------------------------------------- the database goes away
+
+
+def test_results_are_recorded_when_the_database_is_back(
+    postgres_post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connections die under the courier, again and again, while calls end."""
+    post = postgres_post
+    monkeypatch.setattr(couriers, "PAUSE_SECONDS", 0.05)
+    post.create("t", post.target("/slow/0.3"))
+    post.carry(post.add("t", 300))
+    post.wait_for_requests("/slow/0.3", 1)
+    kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database()"
+    for _ in range(20):
+        with post.world.database.read() as connection:
+            connection.execute(text(f"{kill} AND pid <> pg_backend_pid()"))
+        time.sleep(0.02)  # between two blows, so that something may happen in between
+    wait_until(
+        lambda: post.counts("t")["succeeded"] == len(post.requests("/slow/0.3")) >= PER_HOST,
+        20,
+        lambda: f"{post.counts('t')} after {len(post.requests('/slow/0.3'))} calls",
+    )
+    assert {event.attempt for event in post.events("t") if event.status == "succeeded"} == {1}
+
+
+def test_a_result_outlives_a_restart_of_the_database(
+    private_postgres: PostgreSQL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(couriers, "PAUSE_SECONDS", 0.1)
+    migrate(private_postgres.url())
+    with ExitStack() as stack:
+        post = Post(private_postgres.url(), stack)
+        post.create("t", post.target("/slow/0.5"))
+        post.carry(post.add("t", 10))
+        post.wait_for_requests("/slow/0.5", 10)
+        private_postgres.stop()
+        wait_until(lambda: len(post.courier._calls) == 0, message="the calls end")
+        private_postgres.start()
+        wait_until(lambda: ended(post) == {"succeeded": 10}, 20, "the results are recorded")
+        assert len(post.sink.requests) == 10
+
+
+def ended(post: Post) -> Counter[str]:
+    """The statuses, as soon as the database answers again."""
+    try:
+        return post.counts("t")
+    except Exception:
+        return Counter()
+
+
+def test_a_result_outlives_a_lock_that_is_held_for_too_long(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(models.database, "LOCK_SECONDS", 0.2)
+    monkeypatch.setattr(couriers, "PAUSE_SECONDS", 0.05)
+    with ExitStack() as stack:
+        post = Post(sqlite_url, stack)
+        post.create("t", post.target("/slow/0.3"))
+        post.carry(post.add("t", 10))
+        post.wait_for_requests("/slow/0.3", 10)
+        with post.world.database.write():
+            wait_until(lambda: "cannot record" in caplog.text, message="the lock is not had")
+        post.wait_for("t", succeeded=10)
+
+
+# --------------------------------------------------------------------------------------------- stop
+
+
+def test_a_stop_hands_back_what_is_held_and_lets_calls_end(post: Post) -> None:
+    post.create("now", post.target("/slow/0.5"))
+    post.create("later", post.target("/status/200"), ahead=60)
+    post.create("logged", LOG, ahead=61)
+    post.tick()
+    post.carry(post.add("now", 3))
+    post.wait_for_requests("/slow/0.5", 3)
+    post.courier.stop(15)
+    assert post.counts("now") == {"succeeded": 3}
+    later, logged = post.events("later")[0], post.events("logged")[0]
+    assert sorted((h.event_id, h.due_at, h.kind) for h in post.handed_back) == sorted(
+        [(later.id, later.due_at, "http"), (logged.id, logged.due_at, "log")]
+    )
+    assert (later.status, logged.status) == ("pending", "pending")
+
+
+def test_a_stop_hands_back_what_waits_for_a_busy_host(post: Post) -> None:
+    post.create("t", post.target("/slow/0.5"))
+    hints = post.add("t", PER_HOST + 20)
+    post.carry(hints)
+    post.wait_for_requests("/slow/0.5", PER_HOST)
+    post.courier.stop(15)
+    called = {request.headers["webhook-id"] for request in post.sink.requests}
+    back = {hint.event_id for hint in post.handed_back}
+    assert called | back == {hint.event_id for hint in hints}
+    assert called & back == set()
+    assert post.counts("t") == {"succeeded": len(called), "pending": len(back)} or not back
+
+
+def test_what_was_handed_back_is_delivered_by_another(post: Post) -> None:
+    post.create("t", post.target("/status/200"), ahead=1)
+    post.tick()
+    post.courier.stop(5)
+    other = post.hire(post.world.connect())
+    assert len(post.handed_back) == 1
+    post.carry(post.handed_back, other)
+    post.wait_for("t", succeeded=1)
+    (event,) = post.events("t")
+    assert event.started_at >= event.due_at
+
+
+def test_a_stop_waits_no_longer_than_it_may(post: Post) -> None:
+    post.create("t", post.target("/hang"), policy={"timeout_seconds": 600})
+    post.carry(post.add("t", 3))
+    post.wait_for_requests("/hang", 3)
+    began = time.monotonic()
+    post.courier.stop(0.3)
+    assert time.monotonic() - began < 5
+    assert post.counts("t") == {"running": 3}
+    assert post.courier._thread is not None
+    assert not post.courier._thread.is_alive()
+
+
+def test_a_second_stop_does_nothing(post: Post) -> None:
+    for _ in range(2):
+        post.courier.stop(1)
+    assert post.handed_back == []
+
+
+def test_a_broker_that_hangs_does_not_hold_up_a_stop(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(couriers, "HAND_BACK_SECONDS", 0.2)
+    gate = threading.Event()
+    post.stack.callback(gate.set)
+    post.courier.hand_back = lambda hints: gate.wait(20)
+    post.create("t", LOG, ahead=60)
+    post.tick()
+    wait_until(lambda: post.courier._held, message="the event is held")
+    began = time.monotonic()
+    post.courier.stop(1)
+    assert time.monotonic() - began < 5
+    assert post.counts("t") == {"pending": 1}

@@ -94,13 +94,23 @@ LongText = Text
 
 
 def new_id(now: datetime) -> str:
-    """A UUID of version 7 (RFC 9562, section 5.7): the instant in milliseconds, then 74 random bits.
+    """An id as `new_ids` makes them."""
+    return new_ids(now, 1)[0]
+
+
+def new_ids(now: datetime, count: int) -> list[str]:
+    """UUIDs of version 7 (RFC 9562, section 5.7): the instant in milliseconds, then 74 random bits.
 
     Ids that grow with time keep the primary key's index warm at its right edge.
     """
-    milliseconds = int(now.timestamp() * 1000) & 0xFFFFFFFFFFFF
-    bits = int.from_bytes(os.urandom(10), "big")
-    high = milliseconds << 16 | 0x7000 | bits >> 68
-    low = 0x8000000000000000 | bits & 0x3FFFFFFFFFFFFFFF
-    text = f"{high:016x}{low:016x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    time = f"{int(now.timestamp() * 1000) & 0xFFFFFFFFFFFF:012x}"
+    head = f"{time[:8]}-{time[8:]}-7"
+    random = os.urandom(10 * count).hex()
+    return [
+        f"{head}{random[i : i + 3]}-{VARIANT[random[i + 3]]}{random[i + 4 : i + 7]}-{random[i + 7 : i + 19]}"
+        for i in range(0, 20 * count, 20)
+    ]
+
+
+# RFC 9562, section 4.1: the variant's two bits are 10, whatever the random digit was.
+VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}

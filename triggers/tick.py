@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
 from models.database import Database, machine_clock
@@ -20,6 +21,7 @@ from triggers.logs import step
 from triggers.store import delivery, lifecycle, plan
 
 BATCH = 2_000  # triggers in one transaction
+MOST_EVENTS = 10_000  # events in one transaction, and a trigger's batch more
 GRACE = timedelta(seconds=10)  # after its instant an event that nobody started is looked at again
 MOST_DISPATCHES = 1_000  # that are counted: the column has two bytes
 LONGEST_GRACE = timedelta(minutes=5)  # so that a backlog does not amplify itself
@@ -108,28 +110,38 @@ def plan_all(tick: Tick, batch: int) -> None:
 
 def plan_batch(tick: Tick, batch: int, wait: bool) -> int:
     """One transaction: claim, plan, insert, advance. Then dispatch. How many triggers were claimed."""
-    events: list[plan.NewEvent] = []
     with tick.database.write() as connection:
         claimed = plan.claim(connection, tick.until, batch, tick.resting, wait)
         now = tick.database.now(connection)  # a long tick must not think that its own events were left alone
-        plans: list[tuple[str, planning.Plan]] = []
-        for trigger in claimed:
-            try:
-                made = planning.plan(trigger, tick.now, tick.until)
-            except Exception as error:
-                log.exception("trigger=%s set aside: its schedule raised", trigger.name)
-                lifecycle.set_aside(
-                    connection, trigger.id, f"{type(error).__name__}: {error}", tick.now, tick.tzdata
-                )
-                continue
-            plans.append((trigger.id, made))
-            events += plan.new_events(trigger, made, tick.now)
-            if made.rests:
-                tick.resting.add(trigger.id)
+        plans = plan_each(tick, connection, claimed)
+        events = plan.new_events(plans, now)
         plan.insert_events(connection, events, now, GRACE)
         plan.advance(connection, plans)
     announce(tick, events)
     return len(claimed)
+
+
+def plan_each(
+    tick: Tick, connection: Connection, claimed: Sequence[planning.Plannable]
+) -> list[tuple[planning.Plannable, planning.Plan]]:
+    """The claimed triggers' plans, up to a transaction's share; what is left is claimed again."""
+    plans: list[tuple[planning.Plannable, planning.Plan]] = []
+    room = MOST_EVENTS
+    for trigger in claimed:
+        if room <= 0:
+            break
+        try:
+            made = planning.plan(trigger, tick.now, tick.until)
+        except Exception as error:
+            log.exception("trigger=%s set aside: its schedule raised", trigger.name)
+            reason = f"{type(error).__name__}: {error}"
+            lifecycle.set_aside(connection, trigger.id, reason, tick.now, tick.tzdata)
+            continue
+        plans.append((trigger, made))
+        room -= len(made.events)
+        if made.rests:
+            tick.resting.add(trigger.id)
+    return plans
 
 
 def announce(tick: Tick, events: Sequence[plan.NewEvent]) -> None:

@@ -452,15 +452,15 @@ def test_what_another_tick_holds_is_passed_over_and_then_waited_for(postgres_wor
 def test_what_another_tick_planned_meanwhile_is_left_alone(postgres_world: World) -> None:
     """The row that was waited for is read anew: its occurrences have their events."""
     world, released = postgres_world, threading.Event()
-    trigger_id = world.create(schedule=once())
+    world.create(schedule=once())
     other = world.connect()
 
     def plan_and_hold() -> None:
         with other.write() as connection:
             (claimed,) = plan.claim(connection, world.now, 1, set(), wait=True)
             made = planning.plan(claimed, world.now, world.now)
-            plan.insert_events(connection, plan.new_events(claimed, made, world.now), world.now, GRACE)
-            plan.advance(connection, [(trigger_id, made)])
+            plan.insert_events(connection, plan.new_events([(claimed, made)], world.now), world.now, GRACE)
+            plan.advance(connection, [(claimed, made)])
             assert released.wait(20)
 
     with ThreadPoolExecutor(2) as pool:

@@ -9,16 +9,10 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, bindparam, text
 from sqlalchemy.types import String
 
-from models.base import Id, Instant, Json, instant_text, new_id
+from models.base import Id, Instant, Json, instant_text, new_ids
 from models.states import Status
 from triggers.planning import Plan, Plannable, Planned
 from triggers.store import bulk
-
-# Once auto-analyze has seen many due rows, PostgreSQL would rather sort all of them for every batch than
-# walk the index that has them in order.
-HOLD_THE_INDEX = text(
-    "SELECT set_config('enable_bitmapscan', 'off', true), set_config('enable_seqscan', 'off', true)"
-)
 
 CLAIM = """
 SELECT id, name, target_type, {schedule} AS schedule, {policy} AS policy,
@@ -77,8 +71,6 @@ def claim(
     Rows that another tick holds are passed over, or waited for with `wait`. SQLite has one writer.
     """
     postgres = bulk.is_postgres(connection)
-    if postgres:
-        connection.execute(HOLD_THE_INDEX)
     lock = ("FOR NO KEY UPDATE" if wait else "FOR NO KEY UPDATE SKIP LOCKED") if postgres else ""
     statement = CLAIM.format(
         schedule="CAST(schedule AS text)" if postgres else "schedule",
@@ -103,8 +95,8 @@ def insert_events(connection: Connection, events: Sequence[NewEvent], now: datet
     if bulk.is_postgres(connection):
         bulk.run(connection, INSERT_POSTGRES, EVENT_COLUMNS, rows, now=now)
         return
-    created = instant_text(now)
-    connection.exec_driver_sql(INSERT_SQLITE, [(*map(sqlite_value, row), created) for row in rows])
+    created, texts = instant_text(now), Texts()
+    connection.exec_driver_sql(INSERT_SQLITE, [(*map(texts.value, row), created) for row in rows])
 
 
 def event_row(event: NewEvent, now: datetime, grace: Any) -> tuple[Any, ...]:
@@ -128,20 +120,28 @@ def event_row(event: NewEvent, now: datetime, grace: Any) -> tuple[Any, ...]:
     )
 
 
-def sqlite_value(value: Any) -> Any:
-    """An instant as SQLite's text; everything else as it is."""
-    return instant_text(value) if isinstance(value, datetime) else value
+class Texts(dict[datetime, str]):
+    """Instants as SQLite's text; those of one batch are few, and repeat."""
+
+    def __missing__(self, value: datetime) -> str:
+        text = self[value] = instant_text(value)
+        return text
+
+    def value(self, value: Any) -> Any:
+        """An instant's text; everything else as it is."""
+        return self[value] if type(value) is datetime else value
 
 
-def advance(connection: Connection, plans: Sequence[tuple[str, Plan]]) -> None:
+def advance(connection: Connection, plans: Sequence[tuple[Plannable, Plan]]) -> None:
     """Move the triggers' cursors behind what now has its event, only forward."""
-    rows = [(id_, p.planned_until, p.next_at, p.planned_count, p.next_at is None) for id_, p in plans]
+    rows = [(t.id, p.planned_until, p.next_at, p.planned_count, p.next_at is None) for t, p in plans]
     if not rows:
         return
     if bulk.is_postgres(connection):
         bulk.run(connection, ADVANCE_POSTGRES, ADVANCE_COLUMNS, rows)
         return
-    connection.exec_driver_sql(ADVANCE_SQLITE, [tuple(map(sqlite_value, row)) for row in rows])
+    texts = Texts()
+    connection.exec_driver_sql(ADVANCE_SQLITE, [tuple(map(texts.value, row)) for row in rows])
 
 
 class Unattended(NamedTuple):
@@ -239,6 +239,10 @@ def ticked(
     )
 
 
-def new_events(trigger: Plannable, plan: Plan, now: datetime) -> list[NewEvent]:
-    """The plan's events, each with an id of its own."""
-    return [NewEvent(new_id(now), trigger, planned) for planned in plan.events]
+def new_events(plans: Sequence[tuple[Plannable, Plan]], now: datetime) -> list[NewEvent]:
+    """The plans' events, each with an id of its own."""
+    planned = [(trigger, event) for trigger, made in plans for event in made.events]
+    return [
+        NewEvent(id_, trigger, event)
+        for id_, (trigger, event) in zip(new_ids(now, len(planned)), planned, strict=True)
+    ]

@@ -69,6 +69,5 @@ class Trigger(Base):
             postgresql_where=text("exhausted"),
             sqlite_where=text("exhausted"),
         ),
-        Index("ix_triggers_created_at", "created_at", "id"),
     )
     exhausted: Mapped[bool] = mapped_column(default=False)  # active, nothing left to plan, not manual

@@ -72,7 +72,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_triggers")),
     )
     with op.batch_alter_table("triggers", schema=None) as batch_op:
-        batch_op.create_index("ix_triggers_created_at", ["created_at", "id"], unique=False)
         batch_op.create_index(
             "ix_triggers_exhausted",
             ["id"],
@@ -357,7 +356,6 @@ def downgrade() -> None:
         batch_op.drop_index(
             "ix_triggers_exhausted", postgresql_where=sa.text("exhausted"), sqlite_where=sa.text("exhausted")
         )
-        batch_op.drop_index("ix_triggers_created_at")
 
     op.drop_table("triggers")
     op.drop_table("nodes")

@@ -9,7 +9,7 @@ import base64
 import binascii
 import json
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -32,9 +32,10 @@ from models.states import PLANNED, UNFINISHED, Source, Status, one_of
 from triggers.errors import InvalidDocument, InvalidSchedule, NotFound, Problem
 from triggers.rfc3339 import parse_instant
 from triggers.store.definitions import is_id, named, unstarted
-from triggers.store.views import View, attempt_views, event_view, instant, occurrences, trigger_view
+from triggers.store.views import View, attempt_views, event_view, instant, known, occurrences, trigger_view
 
 NEXT_OCCURRENCES = 5
+MICROSECOND = timedelta(microseconds=1)
 
 # Literal, as in the indexes' own conditions: the planner cannot match a bound value with a partial index.
 _PLANNED = text(one_of("source", PLANNED))
@@ -49,13 +50,18 @@ def get_trigger(connection: Connection, ref: str) -> View:
 def describe_trigger(
     connection: Connection, ref: str, now: datetime, warnings: Callable[..., list[str]]
 ) -> View:
-    """The trigger with its next occurrences, and what `warnings` says of it. Raises NotFound."""
+    """The trigger with its next occurrences, and what `warnings` says of it. Raises NotFound.
+
+    Warnings are about what follows an instant: now, or before the first occurrence that was not started,
+    which may lie in the past.
+    """
     row = trigger_row(connection, ref)
     planned = select(Event.scheduled_for).where(*unstarted(row.id)).order_by(Event.scheduled_for)
     waiting = connection.execute(planned.limit(NEXT_OCCURRENCES)).scalars().all()
+    after = min([now, *(at - MICROSECOND for at in known(*waiting[:1], row.next_at))])
     return trigger_view(row) | {
         "next_occurrences": occurrences(row, list(waiting), NEXT_OCCURRENCES),
-        "warnings": warnings(row.schedule, row.target, row.retry, now),
+        "warnings": warnings(row.schedule, row.target, row.retry, after, row.secret),
     }
 
 
@@ -64,8 +70,22 @@ def trigger_row(connection: Connection, ref: str) -> Row[Any]:
     wanted = named(ref)
     found = None if wanted is None else connection.execute(triggers().where(wanted)).one_or_none()
     if found is None:
-        raise NotFound(f"there is no trigger {ref[:100]!a}")
+        raise no_trigger(ref)
     return found
+
+
+def owner_of_events(connection: Connection, ref: str) -> str:
+    """The id of the trigger with this name, or this id, deleted or not. Raises NotFound."""
+    wanted = Trigger.id == ref.lower() if is_id(ref) else named(ref)
+    found = None if wanted is None else connection.execute(select(Trigger.id).where(wanted)).scalar()
+    if found is None:
+        raise no_trigger(ref)
+    return str(found)
+
+
+def no_trigger(ref: str) -> NotFound:
+    """There is no trigger with this id or name."""
+    return NotFound(f"there is no trigger {ref[:100]!a}")
 
 
 def trigger_page(
@@ -86,12 +106,10 @@ def trigger_page(
     if tag is not None:
         statement = statement.where(tagged(connection, tag))
     if cursor is not None:
-        created_at, trigger_id = decode(cursor, ids=1)
-        statement = statement.where(
-            tuple_(Trigger.created_at, Trigger.id)
-            > tuple_(literal(created_at, Instant), literal(trigger_id, Id))
-        )
-    statement = statement.order_by(Trigger.created_at, Trigger.id).limit(limit + 1)
+        _, trigger_id = decode(cursor, ids=1)
+        statement = statement.where(Trigger.id > literal(trigger_id, Id))
+    # Ids grow with time, so the primary key has them in order: one index less for each tick to keep.
+    statement = statement.order_by(Trigger.id).limit(limit + 1)
     rows = connection.execute(statement).all()
     return page(rows, limit, trigger_view, lambda row: encode(row.created_at, row.id))
 

@@ -153,10 +153,14 @@ def fail_unknown(name: str = "", id: str = "", message: Any = None, **more: Any)
 
 @signals.celeryd_init.connect(weak=False)
 def import_tasks(**more: Any) -> None:
-    """Import the modules with users' tasks; one that cannot be imported stops the worker with one line."""
+    """Import the modules with users' tasks; one that cannot be imported stops the worker with one line.
+
+    Whatever it raises: an Exception that leaves here Celery would log and forget, and run without the tasks.
+    """
     for module in settings.task_modules:
         try:
             import_from_cwd(module)
-        except ImportError as error:
-            print(f"triggerbeat: TASK_MODULES={module!r} cannot be imported: {error}", file=sys.stderr)
+        except (Exception, SystemExit) as error:
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            print(f"triggerbeat: TASK_MODULES={module!r} cannot be imported: {why}", file=sys.stderr)
             raise SystemExit(2) from None

@@ -22,8 +22,8 @@ CONNECT_SECONDS = 5
 POOL_SIZE = 5
 POOL_OVERFLOW = 15
 
-# Every statement of ours has an index made for it. The planner, misled by the statistics of a table whose rows
-# change by the thousand each second, would rather read all of it: seen in the claim, and in joins by id.
+# Every statement of ours has an index made for it. The planner, misled by the statistics of a table whose
+# rows change by the thousand each second, would rather read all of it: seen in the claim, and in joins by id.
 BY_INDEX = " ".join(
     f"-c {choice}=off"
     for choice in ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin", "jit")

@@ -31,6 +31,7 @@ A request is recorded when it has been read in full, before anything is answered
     /switch           answers 101, unasked
     /body/<hex>       answers 200 with these bytes as its body; `61*5000+62` is 5,000 times a, and b
     /chunked/<hex>    answers 200 with these bytes in chunks of one
+    /stray/<n>        answers n with an empty body, and sends more bytes at once
     /gzip/<hex>       answers 200 with these bytes, compressed, and says so
 """
 
@@ -65,6 +66,7 @@ class Received:
     target: str
     headers: dict[str, str]
     body: str
+
 
 Behaviour = Callable[[asyncio.StreamWriter, str], Awaitable[None]]
 
@@ -283,6 +285,11 @@ async def _chunked(writer: asyncio.StreamWriter, argument: str) -> None:
     writer.write(b"HTTP/1.1 200 -\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
 
 
+async def _stray(writer: asyncio.StreamWriter, argument: str) -> None:
+    length = "" if argument in ("204", "304") else "Content-Length: 0\r\n"
+    writer.write(f"HTTP/1.1 {argument} -\r\n{length}Retry-After: 7\r\n\r\nOK\r\n\r\nmore".encode())
+
+
 async def _gzip(writer: asyncio.StreamWriter, argument: str) -> None:
     _respond(writer, 200, gzip.compress(bytes.fromhex(argument), mtime=0), "Content-Encoding: gzip")
 
@@ -307,6 +314,7 @@ _BEHAVIOURS: dict[str, Behaviour] = {
     "switch": _switch,
     "body": _body,
     "chunked": _chunked,
+    "stray": _stray,
     "gzip": _gzip,
 }
 

@@ -39,7 +39,6 @@ def apply(database: Database, documents: list[Any], settings: Settings) -> list[
 
     Raises InvalidDocument with all that is wrong in all of them, and Conflict; then nothing was changed.
     """
-    refuse_duplicates(documents)
     with database.write() as connection:
         now = database.now(connection)
         rows = [stored(connection, document) for document in documents]
@@ -51,22 +50,24 @@ def apply(database: Database, documents: list[Any], settings: Settings) -> list[
 
 def triggers_in(file: Any) -> list[Any]:
     """The list under `triggers:`. Raises InvalidDocument."""
-    if not isinstance(file, dict) or not isinstance(file.get("triggers"), list):
-        raise InvalidDocument([Problem("/triggers", "must be a list of triggers")])
-    if more := [key for key in file if key != "triggers"]:
-        raise InvalidDocument([Problem(pointer(more[0]), "unknown field")])
-    return list(file["triggers"])
+    known = file if isinstance(file, dict) else {}
+    problems = [Problem(pointer(key), "unknown field") for key in known if key != "triggers"]
+    if not isinstance(known.get("triggers"), list):
+        problems.append(Problem("/triggers", "must be a list of triggers"))
+    if problems:
+        raise InvalidDocument(problems)
+    return list(known["triggers"])
 
 
-def refuse_duplicates(documents: list[Any]) -> None:
-    """A name that is there twice would be edited by its second definition: surely a mistake."""
+def duplicates(documents: list[Any]) -> Iterator[Problem]:
+    """Each name that is there twice: its second definition would edit the first, surely a mistake."""
     seen: set[str] = set()
     for index, document in enumerate(documents):
         name = document.get("name") if isinstance(document, dict) else None
         if not isinstance(name, str):
             continue  # what is wrong with it is said later
         if name in seen:
-            raise InvalidDocument([Problem(pointer("triggers", index, "name"), f"{name!a} is there twice")])
+            yield Problem(pointer("triggers", index, "name"), f"{name!a} is there twice")
         seen.add(name)
 
 
@@ -83,7 +84,7 @@ def parse_all(
     documents: list[Any], rows: list[dict[str, Any] | None], settings: Settings, now: datetime
 ) -> list[TriggerDocument]:
     """All of them, or InvalidDocument with the problems of all."""
-    parsed, problems = [], []
+    parsed, problems = [], list(duplicates(documents))
     for index, (document, row) in enumerate(zip(documents, rows, strict=True)):
         current = row["schedule"] if row else None
         try:

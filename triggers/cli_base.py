@@ -6,7 +6,7 @@ import functools
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,12 +18,14 @@ from models.database import Database, schema_is_current
 from triggers import local_files, logs, queue_view
 from triggers.cli import INTERRUPTED
 from triggers.cli_output import note, print_json
-from triggers.errors import ConfigurationError, TriggerbeatError
+from triggers.errors import ConfigurationError, InvalidDocument, TriggerbeatError
 from triggers.settings import Settings, without_password
 
 NO = 1  # the answer is no: refused, not found, not well
 USED_WRONGLY = 2
 HINT_SECONDS = 2.0  # how long a command waits for the broker to take its hint
+CLOSE_SECONDS = 0.1  # and for a connection to close, over which there was nothing to send
+SHOWN_PROBLEMS = 5  # of a document, in the one line of an error
 # Left alone, kombu tries for ever to reach a broker that is away.
 ONE_TRY = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
 HASTY = {**ONE_TRY, "socket_timeout": HINT_SECONDS, "socket_connect_timeout": HINT_SECONDS}
@@ -40,6 +42,7 @@ class Session:
         self.as_json = as_json
         self.settings = Settings.from_environment()
         logs.configure(self.settings)
+        self._messenger: Messenger | None = None
 
     @property
     def broker_url(self) -> str:
@@ -60,18 +63,26 @@ class Session:
         finally:
             database.close()
 
+    @contextmanager
+    def changing(self) -> Iterator[Database]:
+        """The database, for a change that may make something due at once: `hint` is made ready before it."""
+        with self.database() as database:
+            self._messenger = Messenger(replace(self.settings, celery_broker_url=self.broker_url))
+            yield database
+
     def answer(self, document: Any, for_people: Callable[[Any], None]) -> None:
         """Print the document as JSON, or the way people read it."""
         (print_json if self.as_json else for_people)(document)
 
     def hint(self, due: datetime | None, now: datetime) -> None:
-        """After a commit: when something is due before the next tick, ask for one.
+        """Right after the commit of a change: when something is due before the next tick, ask for one."""
+        soon = due is not None and due <= now + timedelta(seconds=self.settings.tick_seconds)
+        if soon and self._messenger is not None:
+            self._messenger.send()
 
-        That it fails is no failure: the next tick finds what is due.
-        """
-        if due is None or due > now + timedelta(seconds=self.settings.tick_seconds):
-            return
-        if not send_hint(replace(self.settings, celery_broker_url=self.broker_url)):
+    def end(self) -> None:
+        """The command has answered. That a hint failed is no failure: the next tick finds what is due."""
+        if self._messenger is not None and not self._messenger.end():
             note("note: the broker cannot be reached now; the next tick starts what is due")
 
 
@@ -80,10 +91,13 @@ def command(function: Callable[..., Any]) -> click.Command:
 
     @functools.wraps(function)
     def run(as_json: bool, **arguments: Any) -> Any:
+        session = Session(as_json)
         try:
-            return function(Session(as_json), **arguments)
+            return function(session, **arguments)
         except KeyboardInterrupt:  # else click would print an empty line
             raise click.exceptions.Exit(INTERRUPTED) from None
+        finally:
+            session.end()
 
     option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
     return click.command(function.__name__.rstrip("_"))(option(run))
@@ -92,28 +106,53 @@ def command(function: Callable[..., Any]) -> click.Command:
 # ------------------------------------------------------------------------------------------ the broker
 
 
-def send_hint(settings: Settings, seconds: float = HINT_SECONDS) -> bool:
-    """Ask the workers for a tick, and wait up to `seconds`; whether the broker took the message."""
-    from celery import Celery
-    from kombu import pools
+class Messenger:
+    """Asks the workers for a tick right after a commit, over a connection that it made before.
 
-    from celery_config.broker import options
-    from celery_config.dispatch import send_hint as send
+    Imports and connection take half a second, by which all that is due at once would start late. It never
+    makes anybody wait for a broker that is away: that is its thread's to do.
+    """
 
-    logging.getLogger("triggerbeat.dispatch").disabled = True  # the command says it in its own way
-    app = Celery("triggerbeat", set_as_current=False)
-    app.conf.update(options(settings))
-    app.conf.broker_transport_options |= HASTY if queue_view.is_redis(settings.celery_broker_url) else ONE_TRY
-    taken: list[bool] = []
+    def __init__(self, settings: Settings) -> None:
+        from celery import Celery
 
-    def publish() -> None:
-        taken.append(send(app))
+        from celery_config.broker import options
+
+        logging.getLogger("triggerbeat.dispatch").disabled = True  # the command says it in its own way
+        self._app = Celery("triggerbeat", set_as_current=False)
+        self._app.conf.update(options(settings))
+        hurry = HASTY if queue_view.is_redis(settings.celery_broker_url) else ONE_TRY
+        self._app.conf.broker_transport_options |= hurry
+        _ = self._app.amqp.send_task_message, self._app.connection_for_write().transport  # more imports
+        self._wanted = False
+        self._taken = False
+        self._decided = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="hint", daemon=True)
+        self._thread.start()
+
+    def send(self) -> None:
+        """Ask for a tick; returns at once."""
+        self._wanted = True
+        self._decided.set()
+
+    def end(self) -> bool:
+        """Wait, but not for long, until what was asked for is sent; false when it was not."""
+        self._decided.set()
+        self._thread.join(HINT_SECONDS if self._wanted else CLOSE_SECONDS)
+        return self._taken or not self._wanted
+
+    def _run(self) -> None:
+        from kombu import pools
+
+        from celery_config.dispatch import send_hint
+
+        # Kombu's errors have no common root; one that stays the publish meets again.
+        with suppress(Exception), self._app.producer_or_acquire() as producer:
+            _ = producer.channel  # connects
+        self._decided.wait()
+        if self._wanted:
+            self._taken = send_hint(self._app)
         pools.reset()  # or Python complains of open sockets at its end
-
-    thread = threading.Thread(target=publish, name="hint", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return any(taken)
 
 
 # -------------------------------------------------------------------------------------------- errors
@@ -144,5 +183,13 @@ def report(error: BaseException) -> int:
     if isinstance(error, click.ClickException):
         note(f"triggerbeat: error: {error.format_message()}")
         return error.exit_code
-    note(f"triggerbeat: error: {error}")
+    said = problems(error) if isinstance(error, InvalidDocument) else str(error)
+    note(f"triggerbeat: error: {said}")
     return USED_WRONGLY if isinstance(error, ConfigurationError) else NO
+
+
+def problems(error: InvalidDocument) -> str:
+    """What is wrong with a document and where, the first few of it. The whole document is nowhere in it."""
+    said = [f"{one.pointer}: {one.detail}" if one.pointer else one.detail for one in error.problems]
+    shown, more = said[:SHOWN_PROBLEMS], len(said) - SHOWN_PROBLEMS
+    return "; ".join([*shown, f"and {more} more"] if more > 0 else shown)

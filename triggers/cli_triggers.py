@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from typing import Any, BinaryIO
 
 import click
 from sqlalchemy import Connection
 
+from models.database import Database
 from models.states import TriggerState
 from triggers import manage
 from triggers.apply import apply, triggers_in
 from triggers.cli_base import Session, command
 from triggers.cli_output import Document, brief, note, page, print_fields, print_table
 from triggers.definition import load_json, parse_trigger, warnings_for
-from triggers.definition.reading import MICROSECOND
 from triggers.errors import NotJson
 from triggers.store import reads
 from triggers.yaml_reader import load_yaml
@@ -25,9 +26,10 @@ MOST = 500  # on one page
 FILE = click.option("-f", "--file", type=click.File("rb"), required=True, help="- is standard input.")
 
 
-def describe(connection: Connection, ref: str, now: datetime) -> Document:
+def describe(session: Session, connection: Connection, ref: str, now: datetime) -> Document:
     """The trigger with its next occurrences and warnings, as the endpoint answers a create."""
-    return reads.describe_trigger(connection, ref, now, warnings_for)
+    warnings = partial(warnings_for, allow_private=session.settings.allow_private_targets)
+    return reads.describe_trigger(connection, ref, now, warnings)
 
 
 @FILE
@@ -35,13 +37,13 @@ def describe(connection: Connection, ref: str, now: datetime) -> Document:
 def create(session: Session, file: BinaryIO) -> None:
     """Create one trigger from a JSON document."""
     document = load_json(file.read())
-    with session.database() as database, database.write() as connection:
-        now = database.now(connection)
-        made = manage.create(connection, parse_trigger(document, session.settings, now), database.now)
-        # Warnings are about what lies after an instant; `at: now` is to count.
-        answer = describe(connection, made.id, now - MICROSECOND)
+    with session.changing() as database:
+        with database.write() as connection:
+            now = database.now(connection)
+            made = manage.create(connection, parse_trigger(document, session.settings, now), database.now)
+            answer = describe(session, connection, made.id, now)
+        session.hint(made.next_at, now)
     session.answer(answer, print_created)
-    session.hint(made.next_at, now)
 
 
 def print_created(trigger: Document) -> None:
@@ -58,13 +60,12 @@ def print_created(trigger: Document) -> None:
 def apply_(session: Session, file: BinaryIO) -> None:
     """Create or edit, by name, the triggers that a YAML file lists under `triggers:`. All, or none."""
     documents = triggers_in(load_yaml(file.read()))
-    with session.database() as database:
+    with session.changing() as database:
         done = apply(database, documents, session.settings)
         with database.read() as connection:
             now = database.now(connection)
-    answer = page([one.document() for one in done])
-    session.answer(answer, print_applied)
-    session.hint(min((one.next_at for one in done if one.next_at), default=None), now)
+        session.hint(min((one.next_at for one in done if one.next_at), default=None), now)
+    session.answer(page([one.document() for one in done]), print_applied)
 
 
 def print_applied(answer: Document) -> None:
@@ -139,7 +140,7 @@ def target_in_words(target: Document) -> str:
 def show(session: Session, trigger: str) -> None:
     """Show a trigger, by id or name."""
     with session.database() as database, database.read() as connection:
-        answer = describe(connection, trigger, database.now(connection))
+        answer = describe(session, connection, trigger, database.now(connection))
     session.answer(answer, print_fields)
 
 
@@ -147,25 +148,29 @@ def show(session: Session, trigger: str) -> None:
 @command
 def pause(session: Session, trigger: str) -> None:
     """Plan nothing for a trigger until it is resumed."""
-    change(session, trigger, manage.pause, "paused")
+    with session.database() as database:
+        change(session, database, trigger, manage.pause, "paused")
 
 
 @click.argument("trigger")
 @command
 def resume(session: Session, trigger: str) -> None:
     """Plan again, from now on."""
-    change(session, trigger, manage.resume, "resumed")
+    with session.changing() as database:
+        change(session, database, trigger, manage.resume, "resumed")
 
 
-def change(session: Session, ref: str, verb: Callable[..., manage.Changed], done: str) -> None:
+def change(
+    session: Session, database: Database, ref: str, verb: Callable[..., manage.Changed], done: str
+) -> None:
     """Pause or resume, and tell what the trigger is now."""
-    with session.database() as database, database.write() as connection:
+    with database.write() as connection:
         changed = verb(connection, ref, database.now)
         answer = reads.get_trigger(connection, changed.id)
         now = database.now(connection)
+    session.hint(changed.next_at if changed.changed else None, now)
     word = done if changed.changed else f"{changed.state} already"
     session.answer(answer, lambda _: click.echo(f"{changed.name}: {word}"))
-    session.hint(changed.next_at if changed.changed else None, now)
 
 
 @click.argument("trigger")
@@ -183,11 +188,13 @@ def delete(session: Session, trigger: str) -> None:
 @command
 def fire(session: Session, trigger: str, payload: str | None) -> None:
     """Make an event that is due at once, whatever the trigger's state."""
-    with session.database() as database, database.write() as connection:
-        fired = manage.fire(connection, trigger, database.now, payload_of(payload))
-        answer = reads.get_event(connection, fired.event_id)
+    replacement = payload_of(payload)
+    with session.changing() as database:
+        with database.write() as connection:
+            fired = manage.fire(connection, trigger, database.now, replacement)
+            answer = reads.get_event(connection, fired.event_id)
+        session.hint(fired.due_at, fired.due_at)
     session.answer(answer, lambda _: click.echo(f"{fired.name}: fired, event {fired.event_id}"))
-    session.hint(fired.due_at, fired.due_at)
 
 
 def payload_of(text: str | None) -> Any:

@@ -1,23 +1,33 @@
 """How gunicorn serves the endpoint. The names below are gunicorn's settings.
 
-    gunicorn -c python:triggers.gunicorn_config 'triggers.api:create_app()'
+gunicorn -c python:triggers.gunicorn_config 'triggers.api:create_app()'
 """
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from typing import Any
 
+from gunicorn import util
+
 from triggers import logs
+from triggers.errors import ConfigurationError
 from triggers.settings import Settings
 from triggers.shim import die_with_parent
 
-settings = Settings.from_environment()
+try:
+    settings = Settings.from_environment()
+except ConfigurationError as error:
+    print(f"triggerbeat: {error}", file=sys.stderr)
+    raise SystemExit(2) from None
 host = f"[{settings.host}]" if ":" in settings.host else settings.host
 
 bind = f"{host}:{settings.port}"
 workers = 1  # threads share one pool of database connections; the endpoint waits for that, not for a core
-threads = 8
+threads = 32  # a slow client holds one for as long as it likes
+limit_request_line = 8190  # the most that gunicorn takes: cursors and tags are in it
 graceful_timeout = 2  # seconds for requests under way; `up` must be gone within 5
 control_socket_disable = True
 logconfig_dict = logs.dictionary(settings)
@@ -26,3 +36,19 @@ logconfig_dict = logs.dictionary(settings)
 def post_fork(server: Any, worker: Any) -> None:
     """A worker ends with its master, also when that was killed."""
     die_with_parent(os.getppid())
+    util.write_error = write_problem
+
+
+def write_problem(sock: Any, status: int, reason: str, _: str) -> None:
+    """Answer as the application does what gunicorn refuses by itself, which it would do in HTML.
+
+    Its own message is left out: it quotes the request.
+    """
+    detail = "the request is not HTTP as it is understood here, or too large" if status < 500 else reason
+    problem = {"type": "about:blank", "title": reason, "status": status, "detail": detail, "errors": []}
+    body = json.dumps(problem)
+    head = (
+        f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
+        f"Cache-Control: no-store\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    util.write_nonblock(sock, (head + body).encode())

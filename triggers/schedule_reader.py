@@ -18,13 +18,14 @@ LONGEST_INTERVAL_SECONDS = 315_360_000
 LARGEST_MAX_RUNS = 1_000_000_000
 LARGEST_JITTER_SECONDS = 3_600
 NOW = "now"
+NO_OCCURRENCES = "a manual trigger has no occurrences: only the default may stand here"
 
 _BOUNDS = ("start_time", "end_time", "max_runs", "jitter_seconds")
 _FIELDS: dict[str, tuple[str, ...]] = {
     "cron": ("type", "cron", "timezone", *_BOUNDS),
     "interval": ("type", "every_seconds", *_BOUNDS),
     "once": ("type", "at", "timezone", *_BOUNDS),
-    "manual": ("type",),
+    "manual": ("type", *_BOUNDS),
 }
 _EXPRESSIONS_KEPT = 8_192
 _MICROSECOND = timedelta(microseconds=1)
@@ -91,6 +92,7 @@ def understand(schedule: Mapping[str, object]) -> Schedule:
     kind = _kind(schedule)
     _refuse_unknown(schedule, kind)
     if kind == "manual":
+        _refuse_bounds(schedule)
         return Schedule(kind, ManualRule())
     start, end = _instant(schedule, "start_time"), _instant(schedule, "end_time")
     if start is not None and end is not None and start > end:
@@ -150,6 +152,15 @@ def _refuse_unknown(schedule: Mapping[str, object], kind: str) -> None:
         if name not in allowed:
             message = f"a schedule of type {kind} has no field {_shown(name)}, only {', '.join(allowed)}"
             raise InvalidSchedule(message, name if isinstance(name, str) else "")
+
+
+def _refuse_bounds(schedule: Mapping[str, object]) -> None:
+    """Refuse bounds on what has no occurrences. Their defaults say nothing, and may be spelled out."""
+    for name in _BOUNDS:
+        default = 0 if name == "jitter_seconds" else None
+        value = schedule.get(name, default)
+        if value != default or isinstance(value, bool):
+            raise InvalidSchedule(NO_OCCURRENCES, name)
 
 
 def _once(text: str, clock: Zone) -> OnceRule:

@@ -230,7 +230,7 @@ def host(text: str) -> str:
     labels = text.removesuffix(".").split(".")
     # A name that ends in a number is an address to whoever looks it up, so it must be a whole one.
     named = all(HOST_LABEL.fullmatch(label) for label in labels) and not labels[-1].isdigit()
-    if not (named and len(text) <= LONGEST_HOST or is_address(text)):
+    if not ((named and len(text) <= LONGEST_HOST) or is_address(text)):
         raise ValueError("a host name or an address, such as localhost, 0.0.0.0 or ::1")
     return text
 

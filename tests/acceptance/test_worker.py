@@ -190,11 +190,24 @@ def test_a_wrong_setting_stops_every_process_with_one_line(sqlite_url: str, tmp_
             assert len(output.splitlines()) == 1, (name, output)
 
 
-def test_a_wrong_task_module_stops_the_worker_with_one_line(sqlite_url: str, tmp_path: Path) -> None:
-    with Installation(tmp_path, sqlite_url, "redis://127.0.0.1:1/0", TASK_MODULES="nowhere") as installation:
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        (None, "ModuleNotFoundError: No module named 'broken'"),
+        ("raise ValueError('two\\nlines')", "ValueError: two lines"),
+        ("def", "SyntaxError: invalid syntax (broken.py, line 1)"),
+        ("import sys; sys.exit()", "SystemExit:"),
+    ],
+)
+def test_a_task_module_that_cannot_be_imported_stops_the_worker_with_one_line(
+    sqlite_url: str, tmp_path: Path, source: str | None, why: str
+) -> None:
+    with Installation(tmp_path, sqlite_url, "redis://127.0.0.1:1/0", TASK_MODULES="broken") as installation:
+        if source is not None:
+            (installation.directory / "broken.py").write_text(source)
         worker = installation.worker_unready()
-        assert worker.wait(40) != 0
-        line = "triggerbeat: TASK_MODULES='nowhere' cannot be imported: No module named 'nowhere'"
+        assert worker.wait(40) == 2
+        line = f"triggerbeat: TASK_MODULES='broken' cannot be imported: {why}"
         assert worker.output().strip() == line
 
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -172,7 +173,7 @@ def test_a_name_in_use_is_a_conflict(api: Api) -> None:
     assert api.post(BODY).status_code == 201
     response = api.post(BODY)
     assert response.status_code == 409
-    assert pointers(response) == []
+    assert pointers(response) == ["/name"]
     assert api.count() == 1
 
 
@@ -180,6 +181,47 @@ def test_warnings_name_what_was_probably_not_meant(api: Api) -> None:
     read = api.post(BODY | {"target": {"type": "log", "message": "{{schedule_for}}"}}).get_json()
     assert "{{schedule_for}}" in read["warnings"][0]
     assert api.get("/triggers/t").get_json()["warnings"] == read["warnings"]
+
+
+def test_what_is_odd_about_secret_and_host_is_warned_of_on_every_read(api: Api) -> None:
+    target = {"type": "http", "url": "http://localhost/x", "secret": "hidden"}
+    read = api.post(BODY | {"target": target}).get_json()
+    assert ["localhost" in text for text in read["warnings"]] == [True, False]
+    assert "24 bytes" in read["warnings"][1]
+    assert api.get("/triggers/t").get_json() == read
+    assert "hidden" not in api.get("/triggers/t").text
+
+
+@pytest.mark.parametrize("ago", [0.0, 20.0])
+def test_what_is_due_already_is_not_said_to_be_over(api: Api, ago: float) -> None:
+    at = (datetime.now(UTC) - timedelta(seconds=ago)).isoformat() if ago else "now"
+    read = api.post(BODY | {"schedule": {"type": "once", "at": at}}).get_json()
+    assert len(read["next_occurrences"]) == 1
+    assert read["warnings"] == []
+    assert api.get("/triggers/t").get_json()["warnings"] == []
+    with api.database.write() as connection:
+        connection.execute(text("UPDATE triggers SET next_at = NULL"))
+    assert api.get("/triggers/t").get_json()["warnings"] == ["nothing is left to fire"]
+
+
+def test_a_manual_trigger_reads_back_as_it_is_stored(api: Api) -> None:
+    bounds = {"start_time": None, "end_time": None, "max_runs": None, "jitter_seconds": 0}
+    read = api.post(BODY | {"schedule": {"type": "manual"} | bounds}).get_json()
+    assert read["schedule"] == {"type": "manual"}
+    assert api.get("/triggers/t").get_json() == read
+
+
+@pytest.mark.parametrize("path", ["/triggers", "/triggers?dry_run=true"])
+def test_an_invalid_body_is_refused_without_the_lock(api: Api, path: str) -> None:
+    other = Database(str(api.settings.database_url))
+    begun = time.monotonic()
+    with other.write() as connection:
+        if other.is_postgres:
+            connection.execute(text("LOCK TABLE triggers IN ACCESS EXCLUSIVE MODE"))
+        answer = api.post(BODY | {"schedule": {"type": "cron", "cron": "61 * * * *"}}, path)
+    other.close()
+    assert (answer.status_code, pointers(answer)) == (422, ["/schedule/cron"])
+    assert time.monotonic() - begun < 3
 
 
 # -------------------------------------------------------------------------------------- idempotency
@@ -277,8 +319,10 @@ def test_what_is_not_json_to_us_is_a_bad_request(one: Api, data: bytes) -> None:
         ({"schedule": None}, "/schedule"),
         ({"target": {"type": "http", "url": "http://127.0.0.1/"}}, "/target/url"),
         ({"target": {"type": "http", "url": "https://a.example", "headers": {"Host": "x"}}},
-         "/target/headers"),
+         "/target/headers/Host"),
         ({"target": {"type": "http", "url": "https://a.example", "secret": ""}}, "/target/secret"),
+        ({"target": {"type": "http", "url": "https://a.example", "secret": "x" * 257}}, "/target/secret"),
+        ({"schedule": {"type": "manual", "max_runs": 1}}, "/schedule/max_runs"),
         ({"target": {"type": "celery", "task": "os.system"}}, "/target/task"),
         ({"target": {"type": "celery", "task": "examples.tasks.add", "queue": "celery"}}, "/target/queue"),
         ({"policy": {"timeout_seconds": 3601}}, "/policy/timeout_seconds"),
@@ -307,6 +351,34 @@ def test_numbers_out_of_range_and_missing_members_are_pointed_at(one: Api) -> No
     assert (response.status_code, pointers(response)) == (422, ["/name", "/x"])
     assert pointers(one.post({})) == ["/name", "/schedule", "/target"]
     assert pointers(one.post([])) == [""]
+
+
+class Unreadable(BytesIO):
+    """A body whose chunks a server cannot read."""
+
+    def readinto(self, _: Any) -> int:
+        raise RuntimeError("Invalid chunk size: b'ZZ'")
+
+
+@pytest.mark.parametrize(
+    ("stream", "environ"),
+    [
+        (Unreadable(), {"HTTP_TRANSFER_ENCODING": "chunked"}),
+        (BytesIO(json.dumps(BODY).encode()), {"CONTENT_LENGTH": "5000"}),
+        (BytesIO(), {"CONTENT_LENGTH": "1"}),
+    ],
+)
+def test_a_body_that_does_not_come_whole_is_a_bad_request(
+    one: Api, stream: BytesIO, environ: dict[str, Any]
+) -> None:
+    response = one.client.post(
+        "/triggers",
+        headers=AUTHORIZATION | {"Content-Type": "application/json"},
+        input_stream=stream,
+        environ_overrides={"wsgi.input_terminated": True} | environ,
+    )
+    assert (response.status_code, pointers(response)) == (400, [""])
+    assert one.count() == 0
 
 
 def test_a_body_may_have_64_kib_and_not_more(one: Api) -> None:
@@ -355,7 +427,7 @@ def test_json_may_be_spelled_out(one: Api, content_type: str) -> None:
 def test_every_path_needs_the_token(one: Api, header: str | None, path: str) -> None:
     response = one.client.get(path, headers={} if header is None else {"Authorization": header})
     assert (response.status_code, pointers(response)) == (401, [])
-    assert response.headers["WWW-Authenticate"].startswith("Bearer ")
+    assert response.headers["WWW-Authenticate"] == 'Bearer realm="triggerbeat"'
 
 
 def test_the_probes_need_no_token_and_the_scheme_has_no_case(one: Api) -> None:
@@ -373,6 +445,7 @@ def test_other_methods_are_not_allowed(one: Api, method: str, path: str) -> None
     response = one.client.open(path, method=method, headers=AUTHORIZATION)
     assert (response.status_code, pointers(response)) == (405, [])
     assert "GET" in response.headers["Allow"]
+    assert "`Allow`" in response.get_json(force=True)["detail"]
 
 
 @pytest.mark.parametrize(
@@ -408,6 +481,8 @@ def test_what_is_not_there_is_not_found(api: Api, path: str) -> None:
         ("/triggers?limit=1&limit=2", "/limit"),
         ("/triggers?state=archived", "/state"),
         ("/triggers?tag=%00", "/tag"),
+        ("/triggers?tag=%ff", "/tag"),
+        ("/triggers?limit=1&%ff=1", "/\N{REPLACEMENT CHARACTER}"),
         ("/triggers?cursor=x", "/cursor"),
         ("/triggers?cursor=%F0%9F%98%80", "/cursor"),
         ("/triggers?cursor=W10", "/cursor"),
@@ -427,6 +502,16 @@ def test_a_wrong_query_is_pointed_at(one: Api, path: str, pointer: str) -> None:
     one.post(BODY)
     response = one.get(path)
     assert (response.status_code, pointers(response)) == (422, [pointer])
+
+
+def test_bytes_in_the_query_that_are_not_utf_8_are_refused(one: Api) -> None:
+    raw = b"tag=\xff".decode("latin-1")  # as a server puts it into the environment
+    response = one.client.get("/triggers", headers=AUTHORIZATION, environ_overrides={"QUERY_STRING": raw})
+    assert (response.status_code, pointers(response)) == (422, ["/tag"])
+
+
+def test_no_path_is_told_in_our_own_words(one: Api) -> None:
+    assert one.get("/none").get_json(force=True)["detail"] == "there is nothing at this path"
 
 
 def test_head_answers_like_get(one: Api) -> None:
@@ -476,6 +561,17 @@ def test_events_are_answered(api: Api) -> None:
     assert api.get("/triggers/t").get_json()["next_fire_at"] == at
 
 
+def test_the_events_of_a_deleted_trigger_are_there_by_its_id(api: Api) -> None:
+    trigger_id = api.post(BODY | {"schedule": {"type": "manual"}}).get_json()["id"]
+    with api.database.write() as connection:
+        fired = manage.fire(connection, "t", api.database.now)
+        manage.delete(connection, "t", api.database.now)
+    page = api.get(f"/triggers/{trigger_id.upper()}/events").get_json()
+    assert [item["id"] for item in page["items"]] == [fired.event_id]
+    for path in ("/triggers/t/events", f"/triggers/{trigger_id}", "/triggers/t"):
+        assert api.get(path).status_code == 404, path
+
+
 # -------------------------------------------------------------------------------------------- health
 
 
@@ -501,8 +597,6 @@ def test_ready_until_three_ticks_are_missing(api: Api) -> None:
 
 
 def test_without_any_tick_the_endpoints_own_life_counts(one: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    import time
-
     started = time.monotonic()
     assert one.client.get("/readyz").status_code == 200
     monkeypatch.setattr("triggers.api.health.time.monotonic", lambda: started + 200)
@@ -583,6 +677,19 @@ def test_a_wrong_setting_stops_the_start_with_one_line(
     assert ended.returncode == 3
     (line,) = ended.stderr.strip().splitlines()
     assert word in line
+
+
+def test_the_openapi_document_says_the_limits(one: Api) -> None:
+    schemas = one.get("/openapi.json").get_json()["components"]["schemas"]
+    (name,) = [name for name in schemas if name.startswith("HttpTarget") and not name.endswith("Answer")]
+    target = schemas[name]["properties"]
+    assert target["url"]["maxLength"] == 2048
+    assert target["headers"]["maxProperties"] == 50
+    assert target["headers"]["additionalProperties"]["maxLength"] == 8192
+    assert target["secret"]["anyOf"][0]["maxLength"] == 3509
+    (given,) = [schemas[name] for name in schemas if name.startswith("TriggerDocument")]
+    assert given["properties"]["tags"]["maxItems"] == 20
+    assert given["properties"]["tags"]["items"]["maxLength"] == 50
 
 
 def test_the_openapi_document_says_3_1(one: Api) -> None:

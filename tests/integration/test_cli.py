@@ -536,6 +536,55 @@ def test_what_is_due_at_once_is_hinted(
     assert valkey.command("LLEN", "celery") == 1
 
 
+COMMIT_TO_PUBLISH = """
+import socket, sys
+from sqlalchemy.engine.default import DefaultDialect
+from triggers import cli
+
+commit, sendall = DefaultDialect.do_commit, socket.socket.sendall
+
+def committed(self, connection):
+    commit(self, connection)
+    globals().setdefault("known", set(sys.modules))
+
+def sent(self, data, *more):
+    if b"LPUSH" in bytes(data):
+        print("sent", *sorted(set(sys.modules) - known), file=sys.stderr)
+    return sendall(self, data, *more)
+
+DefaultDialect.do_commit, socket.socket.sendall = committed, sent
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("command", ["create", "apply", "fire", "resume"])
+def test_all_that_a_hint_needs_is_there_before_the_commit(
+    terminal: Terminal, sqlite_url: str, valkey: Valkey, monkeypatch: pytest.MonkeyPatch,
+    write: Callable[[Any], str], command: str,
+) -> None:  # fmt: skip
+    """Half a second of imports after the commit would be half a second of lateness."""
+    monkeypatch.setenv("DATABASE_URL", sqlite_url)
+    soon = {**HOURLY, "name": "soon", "schedule": {"type": "interval", "every_seconds": 30}}
+    terminal("apply", "-f", write({"triggers": [HOOK, soon]}))
+    terminal("pause", "soon")
+    words = {"fire": ["hook"], "resume": ["soon"]}.get(command, ["-f"])
+    if words == ["-f"]:
+        words.append(write(ONCE if command == "create" else {"triggers": [ONCE]}))
+    done = subprocess.run(
+        [sys.executable, "-c", COMMIT_TO_PUBLISH, command, *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "CELERY_BROKER_URL": valkey.url},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    word, *imported = done.stderr.split()
+    assert word == "sent", done.stderr
+    late = [
+        name for name in imported if name.partition(".")[0] in ("celery", "celery_config", "kombu", "redis")
+    ]
+    assert not late, late
+
+
 def test_a_broker_that_does_not_answer_costs_two_seconds_and_a_note(
     terminal: Terminal, sqlite_url: str, valkey: Valkey, monkeypatch: pytest.MonkeyPatch,
     write: Callable[[Any], str],
@@ -603,6 +652,49 @@ def test_a_database_that_is_away_is_said_so(terminal: Terminal, monkeypatch: pyt
 )
 def test_wrong_use_is_one_line_and_status_2(terminal: Terminal, sqlite_url: str, words: list[str]) -> None:
     terminal.refuses(*words, status=2)
+
+
+def test_an_error_names_the_first_few_problems_in_one_line(
+    terminal: Terminal, sqlite_url: str, monkeypatch: pytest.MonkeyPatch, write: Callable[[Any], str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", sqlite_url)
+    line = terminal.refuses("create", "-f", write([HOURLY]))
+    assert line == "triggerbeat: error: must be a JSON object\n", "the root has no pointer"
+    line = terminal.refuses("create", "-f", write({"name": "a b", "x": 1, "y": 2}))
+    assert all(f"/{field}: " in line for field in ("name", "schedule", "target", "x", "y"))
+    assert "more" not in line
+    line = terminal.refuses("apply", "-f", write({"triggers": [{"name": f"t{n}"} for n in range(4)]}))
+    assert "/triggers/2/schedule: missing; and 3 more" in line
+
+
+def test_apply_says_all_that_is_wrong_at_once(
+    terminal: Terminal, sqlite_url: str, monkeypatch: pytest.MonkeyPatch, write: Callable[[Any], str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", sqlite_url)
+    line = terminal.refuses("apply", "-f", write({"x": 1, "y": 2, "triggers": 3}))
+    assert all(f"/{field}: " in line for field in ("x", "y", "triggers"))
+    twice = [HOURLY, HOURLY, HOOK, HOOK, {**ONCE, "z": 1}]
+    line = terminal.refuses("apply", "-f", write({"triggers": twice}))
+    assert all(f"/triggers/{place}: " in line for place in ("1/name", "3/name", "4/z"))
+
+
+def test_up_without_its_database_is_one_line(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, valkey: Valkey, tmp_path: Path
+) -> None:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "DATABASE_URL": f"postgresql://me:hush@localhost:{free_port()}/nothing",
+        "CELERY_BROKER_URL": valkey.url,
+        "PORT": str(free_port()),
+    }
+    command = [sys.executable, "-m", "triggers.cli", "up", "--demo"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("triggerbeat: error: the database cannot be used: ")
+    assert done.stderr.count("\n") == 1
+    assert "hush" not in done.stderr
 
 
 def test_a_wrong_setting_is_one_line(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,9 +69,7 @@ def caller(allow_private: bool = True, **changes: Any) -> HttpCaller:
     return HttpCaller(allow_private, **{"now": time.time, **changes})
 
 
-def run(
-    scenario: Scenario, the_caller: HttpCaller | None = None, receive_bytes: int | None = None
-) -> None:
+def run(scenario: Scenario, the_caller: HttpCaller | None = None, receive_bytes: int | None = None) -> None:
     """Run a scenario with a sink and a caller, and see that neither leaves anything open."""
 
     async def main() -> None:
@@ -219,6 +217,10 @@ def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch
         ("/status/299", "POST", '{"ok":true}'),
         ("/body/61*5000", "POST", "a" * 2048),
         ("/flood", "POST", "x" * 2048),
+        ("/flood", "HEAD", ""),
+        ("/stray/204", "POST", ""),
+        ("/stray/200", "HEAD", ""),
+        ("/body/61*5000", "HEAD", ""),
         ("/body/00ff61", "POST", "\N{REPLACEMENT CHARACTER}" * 2 + "a"),
         ("/body/c3", "POST", "\N{REPLACEMENT CHARACTER}"),
         ("/body/61*2047+c3a4", "POST", "a" * 2047),
@@ -256,6 +258,16 @@ def test_every_other_status_fails_and_is_told(path: str, status: int, words: str
         assert outcome.result["status"] == status
         assert not outcome.gone
         assert len(sink.requests) == 1
+
+    run(scenario)
+
+
+def test_a_failure_is_told_whatever_follows_its_head() -> None:
+    async def scenario(sink: Sink, calling: HttpCaller) -> None:
+        outcome = await calling.call(request(sink.url("/stray/304")))
+        assert failed(outcome)["message"].startswith("the target answered 304")
+        outcome = await calling.call(request(sink.url("/stray/503"), method="HEAD"))
+        assert (failed(outcome)["type"], outcome.retry_after) == ("HttpStatus", 7)
 
     run(scenario)
 
@@ -324,9 +336,7 @@ def test_a_target_that_misbehaves_fails_the_attempt_in_time_and_gets_one_request
 ) -> None:
     async def scenario(sink: Sink, calling: HttpCaller) -> None:
         started = time.monotonic()
-        outcome = await calling.call(
-            request(sink.url(path), method=method, timeout_seconds=DEADLINE_SECONDS)
-        )
+        outcome = await calling.call(request(sink.url(path), method=method, timeout_seconds=DEADLINE_SECONDS))
         assert time.monotonic() - started < DEADLINE_SECONDS + MARGIN_SECONDS
         assert failed(outcome)["type"] == kind
         # A GET that aiohttp repeats by itself would show here as a second one.

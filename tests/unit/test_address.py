@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from triggers.errors import InvalidUrl
-from triggers.targets.address import Url, is_public, is_reachable, judge, parse_url
+from triggers.targets.address import Url, is_local_name, is_public, is_reachable, judge, parse_url
 
 LONG_LABEL = "a" * 63
 LONG_HOST = ".".join([LONG_LABEL, LONG_LABEL, LONG_LABEL, "a" * 61])  # 253 characters
@@ -206,9 +206,7 @@ def test_addresses_of_no_single_host_may_never_be_reached(text: str) -> None:
     assert not is_reachable(ip_address(text), allow_private=True)
 
 
-@pytest.mark.parametrize(
-    "text", ["http://127.0.0.1/", "http://[::1]/", "http://localhost/", "http://A.LocalHost:81/"]
-)
+@pytest.mark.parametrize("text", ["http://127.0.0.1/", "http://[::1]/"])
 def test_this_machine_is_refused_at_creation_unless_private_targets_are_allowed(text: str) -> None:
     with pytest.raises(InvalidUrl, match=r"deliveries may (not )?go"):
         judge(parse_url(text), allow_private=False)
@@ -220,6 +218,22 @@ def test_an_address_of_no_single_host_is_refused_at_creation_with_the_setting_to
         judge(parse_url("http://0.0.0.0/"), allow_private=True)
 
 
-@pytest.mark.parametrize("text", ["http://8.8.8.8/", "http://example.org/", "http://notlocalhost/"])
+@pytest.mark.parametrize("text", ["http://8.8.8.8/", "http://example.org/", "http://localhost/"])
 def test_other_hosts_pass_at_creation(text: str) -> None:
     judge(parse_url(text), allow_private=False)
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [
+        ("localhost", True),
+        ("A.LocalHost", True),
+        ("printer.local", True),
+        ("host.docker.internal", True),
+        ("notlocalhost", False),
+        ("local.example", False),
+        ("nonlocal", False),
+    ],
+)
+def test_local_names_are_known(host: str, local: bool) -> None:
+    assert is_local_name(parse_url(f"http://{host}/").host) is local

@@ -206,6 +206,21 @@ def test_a_wait_that_is_cut_short_is_warned_of() -> None:
     assert "max_backoff_seconds" in warning
 
 
+def test_a_local_name_is_taken_and_warned_of_unless_private_targets_are_allowed() -> None:
+    stored = parse(target=HTTP | {"url": "http://localhost:8000/"}).stored()
+    given = (stored["schedule"], stored["target"], stored["retry"], NOW)
+    (warning,) = warnings_for(*given)
+    assert "localhost" in warning
+    assert warnings_for(*given, allow_private=True) == []
+
+
+def test_a_short_secret_is_taken_and_warned_of() -> None:
+    stored = parse(target=HTTP | {"secret": "short"}).stored()
+    given = (stored["schedule"], stored["target"], stored["retry"], NOW)
+    (warning,) = warnings_for(*given, stored["secret"])
+    assert "24 bytes" in warning
+
+
 # --------------------------------------------------------------------------------------------- bounds
 
 
@@ -265,13 +280,27 @@ def test_what_is_no_name(name: Any) -> None:
         ({"target": "log"}, ["/target"]),
         ({"target": HTTP | {"method": "post"}}, ["/target/method"]),
         ({"target": HTTP | {"headers": {"a/b": 1}}}, ["/target/headers/a~1b"]),
+        (
+            {"target": HTTP | {"headers": {"a/b": "x", "Host": "x", "X": "x", "x": "x"}}},
+            ["/target/headers/a~1b", "/target/headers/Host", "/target/headers/x"],
+        ),
+        ({"target": HTTP | {"headers": {"X": "a" * 8192}}}, ["/target/headers"]),
+        ({"target": HTTP | {"headers": {f"X-{n}": "" for n in range(51)}}}, ["/target/headers"]),
+        ({"target": HTTP | {"url": ""}}, ["/target/url"]),
         ({"target": HTTP | {"headers": None}}, ["/target/headers"]),
-        ({"target": HTTP | {"url": "http://127.0.0.1", "secret": "x"}}, ["/target/url", "/target/secret"]),
+        (
+            {"target": HTTP | {"url": "http://127.0.0.1", "secret": "whsec_"}},
+            ["/target/url", "/target/secret"],
+        ),
         ({"target": HTTP | {"has_secret": True}}, ["/target/has_secret"]),
         ({"target": CELERY | {"args": {}}}, ["/target/args"]),
         ({"target": CELERY | {"kwargs": []}}, ["/target/kwargs"]),
         ({"target": CELERY | {"task": "examples.tasksx"}}, ["/target/task"]),
         ({"schedule": {"type": "manual", "max_runs": 1}}, ["/schedule/max_runs"]),
+        ({"schedule": {"type": "manual", "end_time": "2027-01-01T00:00:00Z"}}, ["/schedule/end_time"]),
+        ({"schedule": {"type": "manual", "jitter_seconds": None}}, ["/schedule/jitter_seconds"]),
+        ({"schedule": {"type": "manual", "jitter_seconds": False}}, ["/schedule/jitter_seconds"]),
+        ({"schedule": {"type": "manual", "timezone": "UTC"}}, ["/schedule/timezone"]),
         ({"schedule": {"type": "interval", "every_seconds": 5, "timezone": "UTC"}}, ["/schedule/timezone"]),
         ({"schedule": {"type": "interval"}}, ["/schedule/every_seconds"]),
         ({"schedule": {"type": "cron", "cron": 5}}, ["/schedule/cron"]),
@@ -285,6 +314,13 @@ def test_what_is_no_name(name: Any) -> None:
 )
 def test_what_is_wrong_is_pointed_at(parts: dict[str, Any], where: list[str]) -> None:
     assert refused(**parts) == where
+
+
+def test_a_manual_schedule_may_spell_out_that_it_has_no_bounds() -> None:
+    bounds = {"start_time": None, "end_time": None, "max_runs": None, "jitter_seconds": 0.0}
+    assert parse(schedule={"type": "manual"} | bounds).stored()["schedule"] == {"type": "manual"}
+    with pytest.raises(InvalidDocument, match="no occurrences"):
+        parse(schedule={"type": "manual", "max_runs": 1})
 
 
 def test_an_instant_within_the_grace_is_taken() -> None:

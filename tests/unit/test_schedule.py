@@ -142,7 +142,11 @@ def test_the_documentation_has_its_examples() -> None:
         (cron("* * * * *", colour="red"), "colour"),
         (cron("* * * * *", every_seconds=5), "every_seconds"),
         (cron("* * * * *", at="now"), "at"),
-        ({"type": "manual", "max_runs": None}, "max_runs"),
+        ({"type": "manual", "max_runs": 1}, "max_runs"),
+        ({"type": "manual", "jitter_seconds": None}, "jitter_seconds"),
+        ({"type": "manual", "jitter_seconds": False}, "jitter_seconds"),
+        ({"type": "manual", "start_time": "2027-01-01T00:00:00Z"}, "start_time"),
+        ({"type": "manual", "timezone": "UTC"}, "timezone"),
         (interval(60, timezone="UTC"), "timezone"),
         ({"type": "cron", "cron": 5}, "cron"),
         ({"type": "cron", "cron": None}, "cron"),
@@ -385,6 +389,7 @@ UNBOUNDED: Json = {"start_time": None, "end_time": None, "max_runs": None, "jitt
     ("given_", "stored"),
     [
         ({"type": "manual"}, {"type": "manual"}),
+        ({"type": "manual", **UNBOUNDED}, {"type": "manual"}),
         ({"type": "cron", "cron": "0 9 * * 1-5"}, cron("0 9 * * 1-5", "UTC", **UNBOUNDED)),
         (
             interval(60, start_time="2026-01-01t01:00:00.250+01:00", end_time="2027-01-01T00:00:00-00:30"),

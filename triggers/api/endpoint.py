@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from flask import Response, jsonify
@@ -13,11 +14,11 @@ from models.database import Database
 from models.states import EventState, Status, TriggerState
 from triggers import manage
 from triggers.api import hints
+from triggers.api.problems import NameInUse
 from triggers.api.requests import Query, idempotency_key, json_body
-from triggers.definition import digest, parse_trigger, warnings_for
-from triggers.definition.reading import MICROSECOND
+from triggers.definition import TriggerDocument, digest, parse_trigger, warnings_for
 from triggers.errors import Conflict, NotFound
-from triggers.manage import Idempotency
+from triggers.manage import Created, Idempotency
 from triggers.settings import Settings
 from triggers.store import reads
 from triggers.store.views import View
@@ -31,6 +32,7 @@ class Endpoint:
         self.database = database
         self.hint = hint
         self.horizon = timedelta(seconds=settings.horizon_seconds)
+        self.warnings = partial(warnings_for, allow_private=settings.allow_private_targets)
 
     def create_trigger(self) -> Response:
         """201 with what was stored; 200 for a dry run, and for a create that was answered before."""
@@ -38,6 +40,8 @@ class Endpoint:
         key = idempotency_key()
         body = json_body()
         idempotency = Idempotency(key, digest(body)) if key is not None and not dry_run else None
+        if idempotency is None:  # with a key the recall comes first: what was created may be past by now
+            self.judge(body)
         with self.database.write() as connection:
             now = self.database.now(connection)
             known = manage.recall(connection, idempotency, now) if idempotency else None
@@ -47,6 +51,15 @@ class Endpoint:
         if not dry_run and due is not None and due <= now + self.horizon:
             hints.give(self.hint)
         return answer(200, view) if dry_run else answer(201, view, f"/triggers/{view['id']}")
+
+    def judge(self, body: Any) -> None:
+        """Refuse an invalid body without the lock that only one writer has. Raises InvalidDocument.
+
+        It is read again under the lock, since `at: now` means the moment of creation.
+        """
+        with self.database.read() as connection:
+            now = self.database.now(connection)
+        parse_trigger(body, self.settings, now)
 
     def store(
         self,
@@ -59,8 +72,8 @@ class Endpoint:
         """Create the trigger, or do as if; how it reads, and its first instant."""
         rehearsal = connection.begin_nested() if dry_run else None
         document = parse_trigger(body, self.settings, now)
-        created = manage.create(connection, document, now, idempotency)
-        view = reads.describe_trigger(connection, created.id, now - MICROSECOND, warnings_for)
+        created = named(connection, document, now, idempotency)
+        view = reads.describe_trigger(connection, created.id, now, self.warnings)
         if rehearsal is not None:
             rehearsal.rollback()
         return view, created.next_at
@@ -68,7 +81,7 @@ class Endpoint:
     def recalled(self, connection: Connection, trigger_id: str, now: datetime) -> View:
         """The trigger that an earlier request with the same key and body created."""
         try:
-            return reads.describe_trigger(connection, trigger_id, now, warnings_for)
+            return reads.describe_trigger(connection, trigger_id, now, self.warnings)
         except NotFound:
             raise Conflict("the trigger created with this Idempotency-Key has been deleted") from None
 
@@ -90,7 +103,7 @@ class Endpoint:
         Query()
         with self.database.read() as connection:
             now = self.database.now(connection)
-            return answer(200, reads.describe_trigger(connection, ref, now, warnings_for))
+            return answer(200, reads.describe_trigger(connection, ref, now, self.warnings))
 
     def list_trigger_events(self, ref: str) -> Response:
         """A page of one trigger's events."""
@@ -108,7 +121,7 @@ class Endpoint:
                 connection,
                 limit=query.limit(),
                 cursor=query.text("cursor"),
-                trigger_id=None if ref is None else reads.trigger_row(connection, ref).id,
+                trigger_id=None if ref is None else reads.owner_of_events(connection, ref),
                 status=query.word("status", Status),
                 state=query.word("state", EventState),
                 since=query.instant("since"),
@@ -121,6 +134,16 @@ class Endpoint:
         Query()
         with self.database.read() as connection:
             return answer(200, reads.get_event(connection, event_id))
+
+
+def named(
+    connection: Connection, document: TriggerDocument, now: datetime, idempotency: Idempotency | None
+) -> Created:
+    """Create the trigger. Raises NameInUse, which is all that can be in its way."""
+    try:
+        return manage.create(connection, document, now, idempotency)
+    except Conflict as error:
+        raise NameInUse(str(error)) from None
 
 
 def answer(status: int, body: View, location: str | None = None) -> Response:

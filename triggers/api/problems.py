@@ -10,14 +10,23 @@ from typing import Any
 from flask import Flask, Response, json, request
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, Unauthorized
 
 from triggers.errors import Conflict, InvalidDocument, NotFound, NotJson, Problem
 
 RETRY_AFTER_SECONDS = 5
-KEPT_HEADERS = ("Allow", "WWW-Authenticate", "Retry-After")
+KEPT_HEADERS = ("Allow", "Retry-After")
+CHALLENGE = 'Bearer realm="triggerbeat"'  # quoted, as RFC 9110, section 11.5, wants it; Werkzeug does not
+DETAILS = {
+    404: "there is nothing at this path",
+    405: "this method is not allowed here; `Allow` says which are",
+}
 
 log = logging.getLogger("triggerbeat.api")
+
+
+class NameInUse(Conflict):
+    """Another trigger has this name."""
 
 
 def install(app: Flask) -> None:
@@ -25,6 +34,9 @@ def install(app: Flask) -> None:
     app.register_error_handler(InvalidDocument, invalid)
     app.register_error_handler(NotJson, lambda error: problem(400, str(error), [Problem("", str(error))]))
     app.register_error_handler(NotFound, lambda error: problem(404, str(error)))
+    app.register_error_handler(
+        NameInUse, lambda error: problem(409, str(error), [Problem("/name", str(error))])
+    )
     app.register_error_handler(Conflict, lambda error: problem(409, str(error)))
     app.register_error_handler(HTTPException, of_flask)
     app.register_error_handler(DBAPIError, of_database)
@@ -60,7 +72,10 @@ def invalid(error: InvalidDocument) -> Response:
 def of_flask(error: HTTPException) -> Response:
     """What Flask refuses: no such path, another method, a body that is too large."""
     headers = {name: value for name, value in error.get_headers() if name in KEPT_HEADERS}
-    return problem(error.code or 500, error.description or "", headers=headers)
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = CHALLENGE
+    code = error.code or 500
+    return problem(code, DETAILS.get(code, error.description or ""), headers=headers)
 
 
 def of_database(error: Exception) -> Response:

@@ -7,14 +7,14 @@ import re
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from flask import request
-from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import RequestEntityTooLarge, Unauthorized, UnsupportedMediaType
 from werkzeug.http import parse_options_header
 
 from triggers.definition import load_json, unstorable
-from triggers.errors import InvalidDocument, InvalidSchedule, Problem
+from triggers.errors import InvalidDocument, InvalidSchedule, NotJson, Problem
 from triggers.rfc3339 import parse_instant
 
 MAX_BODY_BYTES = 64 * 1024
@@ -35,10 +35,7 @@ def authorize(token: str) -> None:
     given_bytes = given.strip().encode("utf-8", "surrogatepass")
     if hmac.compare_digest(given_bytes, token.encode()) and scheme.lower() == "bearer":
         return
-    raise Unauthorized(
-        "a bearer token is needed: Authorization: Bearer <ADMIN_TOKEN>",
-        www_authenticate=WWWAuthenticate("bearer", {"realm": "triggerbeat"}),
-    )
+    raise Unauthorized("a bearer token is needed: Authorization: Bearer <ADMIN_TOKEN>")
 
 
 def json_body() -> Any:
@@ -48,16 +45,27 @@ def json_body() -> Any:
     be stored.
     """
     check_content_type()
-    try:
-        data = request.get_data(cache=False)
-    except RequestEntityTooLarge:
-        data = b" " * READ_BYTES
+    data = body_bytes()
     if len(data) > MAX_BODY_BYTES:
         raise RequestEntityTooLarge(f"the body may have {MAX_BODY_BYTES:,} bytes")
     document = load_json(data)
     if found := unstorable(document):
         raise InvalidDocument(found)
     return document
+
+
+def body_bytes() -> bytes:
+    """The body, up to one byte more than it may have. Raises NotJson for one that did not come whole."""
+    try:
+        data = request.get_data(cache=False)
+    except RequestEntityTooLarge:
+        return b" " * READ_BYTES
+    except Exception as error:  # each server has its own for chunks it cannot read
+        raise NotJson("the body cannot be read: it breaks off, or its chunks are malformed") from error
+    # A server that ends the input itself (`wsgi.input_terminated`) also ends it where the client hung up.
+    if len(data) < min(request.content_length or 0, READ_BYTES):
+        raise NotJson("the body is shorter than its Content-Length")
+    return data
 
 
 def check_content_type() -> None:
@@ -86,6 +94,7 @@ class Query:
     """
 
     def __init__(self, *allowed: str) -> None:
+        check_encoding(request.query_string)
         for name, values in request.args.lists():
             if name not in allowed:
                 known = ", ".join(allowed) or "none"
@@ -130,6 +139,16 @@ class Query:
             return parse_instant(_PLUS_LOST.sub("+", value), name)
         except InvalidSchedule as error:
             raise refused(name, str(error)) from None
+
+
+def check_encoding(query: bytes) -> None:
+    """Raise InvalidDocument unless the query is UTF-8: Werkzeug would pass what is not on as text."""
+    for part in query.split(b"&"):
+        try:
+            unquote_to_bytes(part).decode()
+        except UnicodeDecodeError:
+            name = unquote_to_bytes(part.partition(b"=")[0]).decode("utf-8", "replace")
+            raise refused(name, "not UTF-8") from None
 
 
 def refused(parameter: str, detail: str) -> InvalidDocument:

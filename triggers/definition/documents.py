@@ -19,7 +19,15 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from triggers.schedule_reader import LARGEST_JITTER_SECONDS, LARGEST_MAX_RUNS, LONGEST_INTERVAL_SECONDS
+from triggers.schedule_reader import (
+    LARGEST_JITTER_SECONDS,
+    LARGEST_MAX_RUNS,
+    LONGEST_INTERVAL_SECONDS,
+    NO_OCCURRENCES,
+)
+from triggers.targets.address import MAX_URL_CHARACTERS
+from triggers.targets.http import MAX_HEADER_BYTES, MAX_HEADERS
+from triggers.targets.signing import MAX_CHARACTERS
 
 MAX_TAGS = 20
 MAX_TAG_CHARACTERS = 50
@@ -49,6 +57,19 @@ def each_once(tags: list[str]) -> list[str]:
     return tags
 
 
+def unset(value: Any) -> None:
+    """Null is as good as absent."""
+    if value is not None:
+        raise ValueError(NO_OCCURRENCES)
+
+
+def zero(value: Any) -> int:
+    """0 is as good as absent."""
+    if isinstance(value, bool) or value != 0:
+        raise ValueError(NO_OCCURRENCES)
+    return 0
+
+
 Whole = Annotated[int, BeforeValidator(whole)]
 Text = Annotated[str, StringConstraints(max_length=MAX_WORD_CHARACTERS)]
 Word = Annotated[str, StringConstraints(min_length=1, max_length=MAX_WORD_CHARACTERS)]
@@ -67,6 +88,7 @@ Instant = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string", "format": "date-time"}, {"type": "null"}]}),
     Field(description="RFC 3339 with an offset."),
 ]
+Unset = Annotated[None, BeforeValidator(unset), Field(exclude=True)]
 Seconds = Annotated[Whole, Field(ge=1, le=86_400)]
 
 
@@ -111,9 +133,13 @@ class OnceSchedule(Bounded):
 
 
 class ManualSchedule(Strict):
-    """Fires only when told to."""
+    """Fires only when told to. The bounds of other schedules may be written down, and are not kept."""
 
     type: Literal["manual"]
+    start_time: Unset = None
+    end_time: Unset = None
+    max_runs: Unset = None
+    jitter_seconds: Annotated[Literal[0], BeforeValidator(zero), Field(exclude=True)] = 0
 
 
 class HttpTarget(Strict):
@@ -121,10 +147,20 @@ class HttpTarget(Strict):
 
     type: Literal["http"]
     method: Literal["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"] = "POST"
-    url: str
-    headers: dict[str, str] = {}
+    url: Annotated[str, StringConstraints(min_length=1, max_length=MAX_URL_CHARACTERS)]
+    headers: Annotated[
+        dict[str, Annotated[str, StringConstraints(max_length=MAX_HEADER_BYTES)]],
+        Field(max_length=MAX_HEADERS),
+    ] = {}
     body: Any = None
-    secret: Annotated[str | None, Field(repr=False, json_schema_extra={"writeOnly": True})] = None
+    secret: Annotated[
+        Annotated[str, StringConstraints(min_length=1, max_length=MAX_CHARACTERS)] | None,
+        Field(
+            repr=False,
+            description="Any text of 1 to 256 bytes, or whsec_ and base64; several are separated by a blank.",
+            json_schema_extra={"writeOnly": True},
+        ),
+    ] = None
 
 
 class CeleryTarget(Strict):

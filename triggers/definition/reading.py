@@ -14,10 +14,10 @@ from triggers.definition.documents import CeleryTarget, HttpTarget, Schedule, Ta
 from triggers.definition.strict_json import MAX_PROBLEMS, pointer, unstorable
 from triggers.errors import InvalidDocument, InvalidSchedule, InvalidUrl, Problem
 from triggers.settings import Settings
-from triggers.targets.address import judge, parse_url
-from triggers.targets.http import check_headers
+from triggers.targets.address import is_local_name, judge, parse_url
+from triggers.targets.http import wrong_headers
 from triggers.targets.placeholders import NAMES, unknown_placeholders
-from triggers.targets.signing import check_secret
+from triggers.targets.signing import check_secret, secret_warnings
 
 BEGINNING = datetime.min.replace(tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -101,7 +101,8 @@ def settle_target(target: Target, settings: Settings, found: list[Problem]) -> T
     """The target with its defaults; adds to `found` what settings or protocols do not allow."""
     if isinstance(target, HttpTarget):
         check(found, "/target/url", lambda: judge(parse_url(target.url), settings.allow_private_targets))
-        check(found, "/target/headers", lambda: check_headers(target.headers))
+        for name, detail in wrong_headers(target.headers):
+            found.append(Problem("/target/headers" + ("" if name is None else pointer(name)), detail))
         if target.secret is not None:
             secret = target.secret
             check(found, "/target/secret", lambda: check_secret(secret))
@@ -141,7 +142,13 @@ def check_payload(target_type: str, payload: Any) -> None:
 
 
 def warnings_for(
-    schedule: Mapping[str, Any], target: Mapping[str, Any], retry: Mapping[str, Any], now: datetime
+    schedule: Mapping[str, Any],
+    target: Mapping[str, Any],
+    retry: Mapping[str, Any],
+    now: datetime,
+    secret: str | None = None,
+    *,
+    allow_private: bool = False,
 ) -> list[str]:
     """Sentences about what users often did not mean. The arguments are as they are stored."""
     try:
@@ -154,4 +161,15 @@ def warnings_for(
         found.append(f"{{{{{word}}}}} is no placeholder and is sent as it stands; there are {known}")
     if retry["min_backoff_seconds"] > retry["max_backoff_seconds"]:
         found.append("min_backoff_seconds exceeds max_backoff_seconds, which every wait is cut to")
-    return found
+    if not allow_private and target["type"] == "http":
+        found += local_target(target["url"])
+    return found if secret is None else found + secret_warnings(secret)
+
+
+def local_target(url: str) -> list[str]:
+    """Whether a target's name is one that usually stands for an address that deliveries may not go to."""
+    host = parse_url(url).host
+    if not is_local_name(host):
+        return []
+    return [f"{host} usually means this machine or its network, where deliveries may not go: "
+            "ALLOW_PRIVATE_TARGETS is not set"]  # fmt: skip

@@ -59,6 +59,8 @@ _IPV4_PRIVATE = (
 )
 _IPV6_PRIVATE = (IPv6Network("::1/128"), IPv6Network("fc00::/7"), IPv6Network("fe80::/10"))
 
+_LOCAL_DOMAINS = (".localhost", ".local", ".internal")
+
 # `\Z` throughout, since `$` lets a newline pass.
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<rest>.*)\Z", re.DOTALL)
 _AUTHORITY = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*)(?::(?P<port>.*))?\Z", re.DOTALL)
@@ -244,13 +246,15 @@ def _unwrapped(address: Address) -> Address:
 def judge(url: Url, allow_private: bool) -> None:
     """Refuse, when a trigger is created, a URL that leads where deliveries may not go.
 
-    Judges literal addresses and the names that mean this machine (RFC 6761, section 6.3). Other names are
-    resolved, and judged, at each attempt: what they mean today says nothing about tomorrow.
+    Judges literal addresses. Names, of whatever kind, are resolved, and judged, at each attempt: what they
+    mean here and today says nothing about there and tomorrow.
 
     Raises `InvalidUrl`.
     """
-    if url.literal is not None:
-        if not is_reachable(url.literal, allow_private):
-            raise InvalidUrl(f"The address {url.host} is not one that deliveries may go to.")
-    elif not allow_private and (url.host == "localhost" or url.host.endswith(".localhost")):
-        raise InvalidUrl(f"The host {url.host} means this machine, and deliveries may not go there.")
+    if url.literal is not None and not is_reachable(url.literal, allow_private):
+        raise InvalidUrl(f"The address {url.host} is not one that deliveries may go to.")
+
+
+def is_local_name(host: str) -> bool:
+    """Whether a name usually stands for this machine or one beside it (RFC 6761, 6762; ICANN's .internal)."""
+    return host == "localhost" or host.endswith(_LOCAL_DOMAINS)

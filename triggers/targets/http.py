@@ -17,7 +17,7 @@ import re
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -52,6 +52,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")  # RFC 9110, section 5.6.2
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?\Z")
+_AFTER_HEAD = re.compile(rb"(?<=\r\n\r\n)")
 _HOP_HEADERS = {"connection", "expect", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
 _OWN_HEADERS = _HOP_HEADERS | {"content-length", "host", "idempotency-key", "user-agent"}
 _OWN_HEADER_PREFIXES = ("proxy-", "triggerbeat-", "webhook-")
@@ -63,29 +64,38 @@ def check_headers(headers: Mapping[str, str]) -> None:
     The rules are those of RFC 9110, sections 5.1 and 5.5; beside them, names that the protocol or
     Triggerbeat itself sets are refused, and a name that comes twice in different spelling.
     """
+    for _, detail in wrong_headers(headers):
+        raise ValueError(detail)
+
+
+def wrong_headers(headers: Mapping[str, str]) -> Iterator[tuple[str | None, str]]:
+    """All that is wrong with headers: the name, or None where all of them are meant, and a sentence."""
     if len(headers) > MAX_HEADERS:
-        raise ValueError(f"There are more than {MAX_HEADERS} headers.")
+        yield None, f"There are more than {MAX_HEADERS} headers."
+        return
     seen: set[str] = set()
     for name, value in headers.items():
-        _check_header(name, value)
-        if name.lower() in seen:
-            raise ValueError(f"The header {name} is there twice.")
+        if detail := _why_wrong(name, value):
+            yield name, detail
+        elif name.lower() in seen:
+            yield name, f"The header {name} is there twice."
         seen.add(name.lower())
     if sum(len(name) + len(value) + 4 for name, value in headers.items()) > MAX_HEADER_BYTES:
-        raise ValueError(f"The headers have more than {MAX_HEADER_BYTES:,} bytes in all.")
+        yield None, f"The headers have more than {MAX_HEADER_BYTES:,} bytes in all."
 
 
-def _check_header(name: str, value: str) -> None:
+def _why_wrong(name: str, value: str) -> str | None:
     if not _TOKEN.match(name):
-        raise ValueError(f"{name!r} is not the name of a header.")
+        return f"{name!r} is not the name of a header."
     if name.lower() in _OWN_HEADERS or name.lower().startswith(_OWN_HEADER_PREFIXES):
-        raise ValueError(f"The header {name} is set by Triggerbeat, or belongs to the protocol.")
+        return f"The header {name} is set by Triggerbeat, or belongs to the protocol."
     if _CONTROL.search(value):
-        raise ValueError(f"The value of the header {name} contains a line break or control character.")
+        return f"The value of the header {name} contains a line break or control character."
     try:
         value.encode("latin-1")
     except UnicodeEncodeError:
-        raise ValueError(f"The value of the header {name} contains a character outside Latin-1.") from None
+        return f"The value of the header {name} contains a character outside Latin-1."
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,13 +247,37 @@ class HttpCaller:
                 ssl=self._tls or True, force_close=True, limit=0,
             )  # fmt: skip
             self._session = aiohttp.ClientSession(
-                connector=connector, middlewares=(_send_once,), cookie_jar=aiohttp.DummyCookieJar(),
+                connector=connector, middlewares=(_send_once,), response_class=_Answer,
+                cookie_jar=aiohttp.DummyCookieJar(),
                 skip_auto_headers=("Accept-Encoding", "Content-Type"), auto_decompress=False,
                 timeout=aiohttp.ClientTimeout(),  # none of its own: there is one deadline, and it is ours
                 trust_env=False, read_bufsize=MAX_ANSWER_BYTES, max_headers=MAX_ANSWER_HEADERS,
                 max_line_size=MAX_ANSWER_LINE_BYTES, max_field_size=MAX_ANSWER_LINE_BYTES,
             )  # fmt: skip
         return self._session
+
+
+class _Answer(aiohttp.ClientResponse):
+    """An answer whose head counts whatever follows it.
+
+    aiohttp's parser throws away what it read in the same go as something that must not be there: of a 204
+    with a body, which careless targets send, not even the status would be known.
+    """
+
+    async def start(self, connection: Any) -> aiohttp.ClientResponse:
+        protocol = connection.protocol
+        receive = protocol.data_received
+
+        def receive_in_parts(data: bytes) -> None:
+            for part in _AFTER_HEAD.split(data):
+                if protocol.exception() is None:
+                    receive(part)
+
+        protocol.data_received = receive_in_parts
+        try:
+            return await super().start(connection)
+        finally:
+            del protocol.data_received
 
 
 class _Judged(AbstractResolver):

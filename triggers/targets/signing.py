@@ -15,13 +15,13 @@ import hmac
 PREFIX = "whsec_"
 ASYMMETRIC_PREFIXES = ("whsk_", "whpk_")
 
-# Standard Webhooks 1.0.0, "Signature scheme": between 24 bytes (192 bits) and 64 bytes (512 bits).
-MIN_KEY_BYTES = 24
-MAX_KEY_BYTES = 64
-# A plain text is whatever the receiver was given, so only what cannot be meant is refused.
-MIN_TEXT_BYTES = 8
-MAX_TEXT_BYTES = 256
+# A secret is whatever the receiver was given, so only what cannot be meant is refused.
+MAX_KEY_BYTES = 256
+# Standard Webhooks 1.0.0, "Signature scheme": at least 192 bits. What is shorter is warned of.
+GOOD_KEY_BYTES = 24
 MAX_SECRETS = 10
+LONGEST_SECRET = len(PREFIX) + 4 * -(-MAX_KEY_BYTES // 3)  # characters, in base64
+MAX_CHARACTERS = MAX_SECRETS * LONGEST_SECRET + MAX_SECRETS - 1
 
 
 def sign(secret: str, event_id: str, timestamp: int, body: bytes) -> str:
@@ -38,8 +38,6 @@ def sign(secret: str, event_id: str, timestamp: int, body: bytes) -> str:
 
 def check_secret(text: str) -> None:
     """Raise `ValueError`, with one sentence and without the secret in it, for what is not a secret."""
-    if any(character < " " or character == "\x7f" for character in text):
-        raise ValueError("The secret contains a control character.")
     parts = text.split(" ")
     if not all(parts):
         raise ValueError("The secret is empty, or has blanks other than a single one between two secrets.")
@@ -49,15 +47,27 @@ def check_secret(text: str) -> None:
         _check_length(part, len(_key(part)))
 
 
+def secret_warnings(text: str) -> list[str]:
+    """Sentences about a secret that is valid, but perhaps not what was meant. The secret is not in them."""
+    found = []
+    if any(len(_key(part)) < GOOD_KEY_BYTES for part in text.split(" ")):
+        found.append(
+            f"the secret has a key of fewer than {GOOD_KEY_BYTES} bytes: a short one can be guessed, and "
+            "Standard Webhooks asks for more"
+        )
+    if any(character < " " or character == "\x7f" for character in text):
+        found.append(
+            "the secret contains a control character, such as a line break, which is part of the key"
+        )
+    return found
+
+
 def _check_length(part: str, size: int) -> None:
-    least, most = (
-        (MIN_KEY_BYTES, MAX_KEY_BYTES) if part.startswith(PREFIX) else (MIN_TEXT_BYTES, MAX_TEXT_BYTES)
-    )
+    if 1 <= size <= MAX_KEY_BYTES:
+        return
     kind = f"The key behind {PREFIX}" if part.startswith(PREFIX) else "The secret"
-    if size < least:
-        raise ValueError(f"{kind} is too short: {size} bytes, and it must have {least} to {most}.")
-    if size > most:
-        raise ValueError(f"{kind} is too long: {size} bytes, and it must have {least} to {most}.")
+    wrong = "long" if size else "short"
+    raise ValueError(f"{kind} is too {wrong}: {size} bytes, and it must have 1 to {MAX_KEY_BYTES}.")
 
 
 def _key(part: str) -> bytes:

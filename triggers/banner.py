@@ -71,5 +71,3 @@ def queue_command(settings: Settings) -> str:
     words += ["--tls"] if url.scheme == "rediss" else []
     words += ["--askpass"] if url.password and not settings.broker_is_default else []
     return " ".join([*words, "LRANGE celery 0 -1"])
-
-

@@ -249,4 +249,6 @@ def _as_ordinary_user() -> list[str]:
         return []
     capability = "+dac_override"
     ids = [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-    return ["setpriv", *ids, f"--inh-caps={capability}", f"--ambient-caps={capability}"]
+    # Without that bit access(2), by which initdb looks for its neighbours, would leave the capability out.
+    caps = ["--securebits=+no_setuid_fixup", f"--inh-caps={capability}", f"--ambient-caps={capability}"]
+    return ["setpriv", *ids, *caps]

@@ -44,7 +44,6 @@ celery.conf.update(
     timezone="UTC",
     worker_prefetch_multiplier=1,
     worker_send_task_events=True,  # without events Flower shows no task
-    task_send_sent_event=True,
     beat_scheduler="celery_config.beat:MonotonicScheduler",
     beat_schedule={
         "execute_scheduled_triggers": {

@@ -18,7 +18,8 @@ from triggers.store.delivery import Job
 from triggers.targets.placeholders import render
 from triggers.tick import Hint
 
-SPREAD = 64  # so many messages share a batch, so that workers do; few triggers go by their names
+NAMED = 64  # so many triggers go by their names, one message each
+SPREAD = 4  # so many messages, at least, share a batch of more, so that workers do
 MOST = 500  # events in one message
 HARD_LIMIT_SECONDS = 10  # after its timeout a task that cannot be interrupted is killed with its process
 AGAIN_SECONDS = 1.0  # between tries while the broker is away
@@ -53,7 +54,7 @@ def chunks(hints: Sequence[Hint]) -> list[Sequence[Hint]]:
     for hint in hints:
         by_name.setdefault(hint.name, []).append(hint)
     size = min(MOST, ceil(len(hints) / SPREAD))
-    if len(by_name) <= SPREAD and len(hints) <= MOST:
+    if len(by_name) <= NAMED and len(hints) <= MOST:
         return list(by_name.values())
     return [hints[i : i + size] for i in range(0, len(hints), size)]
 

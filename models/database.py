@@ -19,15 +19,19 @@ STATEMENT_SECONDS = 60
 PATIENCE_SECONDS = STATEMENT_SECONDS + 5  # for an answer; a server that is frozen never sends one
 IDLE_IN_TRANSACTION_SECONDS = 60  # a frozen worker must not hold its row locks for ever
 CONNECT_SECONDS = 5
+CACHE_KIB = 32 * 1024  # of SQLite, a connection: its own 2 MB are less than what a burst touches
 POOL_SIZE = 5
 POOL_OVERFLOW = 15
 
 # Every statement of ours has an index made for it. The planner, misled by the statistics of a table whose
 # rows change by the thousand each second, would rather read all of it: seen in the claim, and in joins by id.
-BY_INDEX = " ".join(
-    f"-c {choice}=off"
-    for choice in ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin", "jit")
-)
+BY_INDEX = (
+    " ".join(
+        f"-c {choice}=off"
+        for choice in ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin", "jit")
+    )
+    + " -c plan_cache_mode=force_custom_plan"
+)  # a plan for any instant is a plan for none: it reads the table
 POSTGRES_OPTIONS = (
     f"-c timezone=UTC -c lock_timeout={LOCK_SECONDS}s -c statement_timeout={STATEMENT_SECONDS}s"
     f" -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_SECONDS}s {BY_INDEX}"
@@ -202,6 +206,7 @@ def sqlite_engine(url: URL) -> Engine:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")  # what was accepted survives a power cut
         connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -84,6 +85,14 @@ def plan(trigger: Plannable, now: datetime, until: datetime) -> Plan:
     Whatever `schedule.after` raises is passed on: the caller sets the trigger aside.
     """
     return Planner(trigger, now, until).plan()
+
+
+def alike(trigger: Plannable) -> tuple[str | datetime | int, ...] | None:
+    """What a plan depends on, the same for many triggers; None when it depends on the trigger itself."""
+    return None if JITTERED(trigger.schedule) else trigger[3:]
+
+
+JITTERED = re.compile(r'"jitter_seconds": *[1-9]').search
 
 
 class Planner:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
@@ -62,6 +62,7 @@ def execute_scheduled_triggers(
 ) -> Tick:
     """Plan what is due up to now + `horizon`, and take back what nobody finished.
 
+    0. Look whether there is anything to do; mostly there is not.
     1. Claim a batch of triggers, compute their events, insert them, advance the cursors; commit.
     2. Only then dispatch: a message about an event that was rolled back would be a lie, a lost message
        is found by step 4.
@@ -71,12 +72,16 @@ def execute_scheduled_triggers(
     """
     with database.read() as connection:
         now = database.now(connection)
+        found = plan.outlook(connection, now, now + horizon)
     tick = Tick(database, dispatch, tzdata, now, now + horizon)
-    plan_all(tick, batch)
-    while take_back(tick, batch):
-        pass
-    with database.write() as connection:
-        lifecycle.complete(connection, tick.now, tzdata)
+    if found.due:
+        plan_all(tick, batch)
+    if found.unattended:
+        while take_back(tick, batch):
+            pass
+    if found.due or found.exhausted or found.unattended:
+        with database.write() as connection:
+            lifecycle.complete(connection, tick.now, tzdata)
     return tick
 
 
@@ -126,17 +131,21 @@ def plan_each(
 ) -> list[tuple[planning.Plannable, planning.Plan]]:
     """The claimed triggers' plans, up to a transaction's share; what is left is claimed again."""
     plans: list[tuple[planning.Plannable, planning.Plan]] = []
+    shared: dict[tuple[Any, ...], planning.Plan] = {}  # many triggers have a plan in common
     room = MOST_EVENTS
     for trigger in claimed:
         if room <= 0:
             break
         try:
-            made = planning.plan(trigger, tick.now, tick.until)
+            alike = planning.alike(trigger)
+            made = shared[alike] if alike in shared else planning.plan(trigger, tick.now, tick.until)
         except Exception as error:
             log.exception("trigger=%s set aside: its schedule raised", trigger.name)
             reason = f"{type(error).__name__}: {error}"
             lifecycle.set_aside(connection, trigger.id, reason, tick.now, tick.tzdata)
             continue
+        if alike is not None:
+            shared[alike] = made
         plans.append((trigger, made))
         room -= len(made.events)
         if made.rests:

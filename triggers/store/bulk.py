@@ -52,8 +52,20 @@ def rows_of(connection: Connection, columns: Sequence[str]) -> str:
 def bind(connection: Connection, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
     """The parameters that belong to `rows_of`."""
     if is_postgres(connection):
-        return {column: list(values) for column, values in zip(columns, zip(*rows, strict=True), strict=True)}
+        lists = zip(columns, zip(*rows, strict=True), strict=True)
+        return {column: array(column, values) for column, values in lists}
     return {"rows": json.dumps(rows, default=plain)}
+
+
+def array(column: str, values: Sequence[Any]) -> Any:
+    """An array for PostgreSQL. Ids and instants as text, which is many times cheaper than psycopg's lists."""
+    kind = type_of(column)
+    if kind == "uuid":
+        return "{" + ",".join(values) + "}"
+    if kind == "timestamptz":
+        texts = {value: "NULL" if value is None else value.isoformat() for value in set(values)}
+        return "{" + ",".join([texts[value] for value in values]) + "}"
+    return list(values)
 
 
 def plain(value: object) -> str:
@@ -72,7 +84,8 @@ def run(
 
 def ids(connection: Connection, values: Iterable[str]) -> Any:
     """The parameter that belongs to `{ids}`."""
-    return list(values) if is_postgres(connection) else json.dumps(list(values))
+    chosen = list(values)
+    return "{" + ",".join(chosen) + "}" if is_postgres(connection) else json.dumps(chosen)
 
 
 def among(connection: Connection) -> str:

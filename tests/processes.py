@@ -152,8 +152,8 @@ class Process:
         """The processes it started, and theirs: also those that left the group, as PostgreSQL's do."""
         found = [self.pid]
         for pid in found:
-            for children in Path(f"/proc/{pid}/task").glob("*/children"):
-                with suppress(OSError):
+            with suppress(OSError):  # it ended meanwhile
+                for children in Path(f"/proc/{pid}/task").glob("*/children"):
                     found += map(int, children.read_text().split())
         return found[1:]
 

@@ -25,13 +25,10 @@ POOL_OVERFLOW = 15
 
 # Every statement of ours has an index made for it. The planner, misled by the statistics of a table whose
 # rows change by the thousand each second, would rather read all of it: seen in the claim, and in joins by id.
-BY_INDEX = (
-    " ".join(
-        f"-c {choice}=off"
-        for choice in ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin", "jit")
-    )
-    + " -c plan_cache_mode=force_custom_plan"
-)  # a plan for any instant is a plan for none: it reads the table
+BY_INDEX = " ".join(
+    f"-c {choice}=off"
+    for choice in ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin", "jit")
+)
 POSTGRES_OPTIONS = (
     f"-c timezone=UTC -c lock_timeout={LOCK_SECONDS}s -c statement_timeout={STATEMENT_SECONDS}s"
     f" -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_SECONDS}s {BY_INDEX}"

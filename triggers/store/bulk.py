@@ -102,6 +102,14 @@ def instants(connection: Connection, values: dict[str, Any]) -> dict[str, Any]:
     return {k: instant_text(v) if isinstance(v, datetime) else v for k, v in values.items()}
 
 
+def plan_anew(connection: Connection) -> None:
+    """For statements over a range of instants, in this transaction: PostgreSQL's plan for any range reads too
+    much for the few rows that are due. Statements by id go on with plans that are made once.
+    """
+    if is_postgres(connection):
+        connection.execute(text("SELECT set_config('plan_cache_mode', 'force_custom_plan', true)"))
+
+
 def sql(connection: Connection, statement: str) -> TextClause:
     """A textual statement in which `{ids}` and `{skip_locked}` are filled in for this database."""
     lock = "FOR NO KEY UPDATE" if is_postgres(connection) else ""

@@ -71,6 +71,7 @@ def claim(
     Rows that another tick holds are passed over, or waited for with `wait`. SQLite has one writer.
     """
     postgres = bulk.is_postgres(connection)
+    bulk.plan_anew(connection)
     lock = ("FOR NO KEY UPDATE" if wait else "FOR NO KEY UPDATE SKIP LOCKED") if postgres else ""
     statement = CLAIM.format(
         schedule="CAST(schedule AS text)" if postgres else "schedule",
@@ -161,6 +162,7 @@ SELECT EXISTS (SELECT 1 FROM triggers WHERE next_at <= :until),
 
 def outlook(connection: Connection, now: datetime, until: datetime) -> Outlook:
     """Three probes of three small indexes, which is all that an idle tick costs."""
+    bulk.plan_anew(connection)
     parameters = bulk.instants(connection, {"now": now, "until": until})
     return Outlook(*map(bool, connection.execute(text(OUTLOOK), parameters).one()))
 
@@ -195,6 +197,7 @@ WHERE e.recheck_at <= :now ORDER BY e.recheck_at LIMIT :most {lock}
 
 def unattended(connection: Connection, now: datetime, most: int) -> list[Unattended]:
     """Events that nobody finished, and that somebody must look at now."""
+    bulk.plan_anew(connection)
     lock = "FOR NO KEY UPDATE OF e SKIP LOCKED" if bulk.is_postgres(connection) else ""
     found = connection.execute(
         text(UNATTENDED.format(lock=lock))

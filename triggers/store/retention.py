@@ -21,6 +21,7 @@ UPDATE events SET state = 'archived' WHERE id IN (
 
 def archive(connection: Connection, before: datetime, most: int) -> int:
     """Archive up to `most` events that were finished before an instant; how many."""
+    bulk.plan_anew(connection)
     skip = "FOR NO KEY UPDATE SKIP LOCKED" if bulk.is_postgres(connection) else ""
     parameters = bulk.instants(connection, {"before": before, "most": most})
     return connection.execute(text(ARCHIVE.replace("{skip}", skip)), parameters).rowcount
@@ -57,6 +58,7 @@ def delete(
 
     What they stood for is added to the account of their triggers in the same transaction.
     """
+    bulk.plan_anew(connection)
     skip = "FOR UPDATE SKIP LOCKED" if bulk.is_postgres(connection) else ""
     statement = text(OLD.format(statuses=one_of("status", tuple(statuses)), skip=skip)).columns(
         id=Id, trigger_id=Id, scheduled_for=Instant, coalesced_from=Instant, started_at=Instant

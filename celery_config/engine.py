@@ -17,9 +17,11 @@ from typing import Any
 from celery import bootsteps
 from celery.concurrency import solo
 from celery.concurrency.base import apply_target
+from celery.exceptions import InvalidTaskError
 from celery.worker.control import inspect_command
 from celery.worker.strategy import default
 from kombu import Consumer
+from kombu.exceptions import ContentDisallowed, DecodeError
 
 from celery_config.broker import OURS
 
@@ -98,9 +100,24 @@ class EngineSide:
         request.execute_using_pool(self.pool)
 
 
+def guarded(handle: Callable[..., Any]) -> Callable[..., Any]:
+    """A malformed message is reported and rejected. Celery would die of it, worker after worker."""
+
+    def handler(message: Any, *arguments: Any, **options: Any) -> Any:
+        try:
+            return handle(message, *arguments, **options)
+        except (InvalidTaskError, ContentDisallowed, DecodeError):
+            raise
+        except Exception as error:
+            raise InvalidTaskError(f"malformed message: {type(error).__name__}: {error}") from error
+
+    return handler
+
+
 def strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Any:
     """The strategy of our own tasks: Celery's, on our side of the worker."""
-    return default(task, app, EngineSide(consumer, consumer.controller.engine_threads), **options)
+    side = EngineSide(consumer, consumer.controller.engine_threads)
+    return guarded(default(task, app, side, **options))
 
 
 def users_strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Any:
@@ -110,7 +127,7 @@ def users_strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Any:
     """
     if isinstance(consumer.pool, solo.TaskPool):
         consumer = EngineSide(consumer, consumer.controller.solo_thread)
-    return default(task, app, consumer, **options)
+    return guarded(default(task, app, consumer, **options))
 
 
 class Engine(bootsteps.StartStopStep):

@@ -187,7 +187,6 @@ class Courier:
         self._lanes = {kind: Lane(self._notify_room) for kind in ("log", "http", "celery")}
         self._held: dict[int, tuple[asyncio.TimerHandle, str, Batch]] = {}
         self._hosts: dict[str, Host] = {}
-        self._crowd: deque[Job] = deque()  # parked because this process has enough calls in flight
         self._in_flight = 0
         self._calls: set[asyncio.Task[None]] = set()
         self._taken: dict[str, str] = {}  # HTTP events between look and finish, with their hosts
@@ -302,7 +301,7 @@ class Courier:
         jobs = [one.job for one, _ in done.won]
         deliver.started(jobs)
         for job in jobs:
-            log.write(job.name, job.id, render(job.target["message"], values_of(job)))
+            log.write(job.name, job.id, job.scheduled_for, render(job.target["message"], values_of(job)))
         deliver.finished(done, now)
 
     # celery
@@ -330,8 +329,8 @@ class Courier:
         host = self._hosts.setdefault(self._taken[job.id], Host())
         if host.in_flight >= PER_HOST:
             host.parked.append(job)
-        elif self._in_flight >= self._most_in_flight:
-            self._crowd.append(job)
+        elif self._in_flight >= self._most_in_flight and host.in_flight:
+            host.parked.append(job)  # but each host has a call, however many others hang
         else:
             host.in_flight += 1
             self._in_flight += 1
@@ -344,9 +343,7 @@ class Courier:
         host = self._hosts[name]
         host.in_flight -= 1
         self._in_flight -= 1
-        while self._crowd and self._in_flight < self._most_in_flight:  # they waited for any call to end
-            self._admit(self._crowd.popleft())
-        if host.parked and host.in_flight < PER_HOST:
+        if host.parked:
             self._admit(host.parked.popleft())
         if not host.in_flight and not host.parked:
             self._hosts.pop(name, None)
@@ -435,7 +432,7 @@ class Courier:
         await self._hand_back()
         if left := len(self._calls):
             logger.warning(
-                "stopping with %d calls in flight: their leases run out, then they are retried", left
+                "stopping with %d calls in flight: each counts as a lost attempt once its lease is over", left
             )
 
     async def _hand_back(self) -> None:
@@ -444,7 +441,7 @@ class Courier:
         for handle, _, _ in self._held.values():
             handle.cancel()
         self._held.clear()
-        for parked in (self._crowd, *(host.parked for host in self._hosts.values())):
+        for parked in [host.parked for host in self._hosts.values()]:
             hints += [Hint(job.id, job.due_at, "http", job.name) for job in parked]
             parked.clear()
         if hints:

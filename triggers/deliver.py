@@ -18,7 +18,7 @@ from models.states import PLANNED, Change, Reason, Status
 from triggers import manage, retry
 from triggers.errors import Conflict, NotFound
 from triggers.logs import step
-from triggers.store import delivery, lifecycle
+from triggers.store import delivery, lifecycle, plan
 from triggers.store.delivery import Job
 from triggers.store.plan import Unattended
 from triggers.targets import Outcome
@@ -73,7 +73,7 @@ def prepare(connection: Connection, ids: Iterable[str], kind: str, now: datetime
     jobs = [job for job in jobs if job.due_at <= now]
     if outlived := [job for job in jobs if too_old(job, now)]:
         jobs = drop(connection, jobs, outlived, Reason.CATCHUP_WINDOW, now)
-    if any(job.misfire_at is not None and job.misfire_at < now and not job.attempt for job in jobs):
+    if any(is_late(job.misfire_at, now) and not job.attempt for job in jobs):
         jobs = judge_misfires(connection, jobs, now)
     if any(job.policy["overlap"] != "allow" for job in jobs):
         jobs = judge_overlaps(connection, jobs, now)
@@ -93,11 +93,19 @@ def too_old(job: Job, now: datetime) -> bool:
 
 def judge_misfires(connection: Connection, jobs: Sequence[Job], now: datetime) -> list[Job]:
     """Drop first starts that are later than their grace, unless they are the newest under fire_once."""
-    late = [j for j in jobs if j.misfire_at is not None and j.misfire_at < now and not j.attempt]
-    once = {job.trigger_id for job in late if job.policy["misfire"] == "fire_once"}
-    newest = {row[1]: row[0] for row in delivery.due(connection, once, now)} if once else {}
-    missed = [j for j in late if j.policy["misfire"] == "skip" or newest.get(j.trigger_id, j.id) != j.id]
+    missed = [
+        job
+        for job in jobs
+        if is_late(job.misfire_at, now)
+        and not job.attempt
+        and (job.policy["misfire"] == "skip" or delivery.newer_is_due(connection, job, now))
+    ]
     return drop(connection, jobs, missed, Reason.MISFIRE, now)
+
+
+def is_late(misfire_at: datetime | None, now: datetime) -> bool:
+    """Whether a first start now would be a misfire."""
+    return misfire_at is not None and misfire_at < now
 
 
 def judge_overlaps(connection: Connection, jobs: Sequence[Job], now: datetime) -> list[Job]:
@@ -108,7 +116,10 @@ def judge_overlaps(connection: Connection, jobs: Sequence[Job], now: datetime) -
     busy = delivery.under_way(connection, {job.trigger_id for job in judged})
     places: dict[str, int] = {}  # of what is due and never started, in the line of its trigger
     ahead = Counter[str](busy)
-    for id_, trigger_id, _, _ in delivery.due(connection, {job.trigger_id for job in judged}, now):
+    mine = {job.id for job in judged}
+    for id_, trigger_id, misfire_at, _ in delivery.due(connection, {j.trigger_id for j in judged}, now):
+        if id_ not in mine and is_late(misfire_at, now):
+            continue  # it will be skipped, so nothing waits for it
         places[id_] = ahead[trigger_id]
         ahead[trigger_id] += 1
     missed: list[Job] = []
@@ -206,6 +217,12 @@ def finish(
     4. Count failures in a row, pause after too many, complete what is exhausted, release what waited.
     """
     decisions = [decision_of(one, now, chance) for one in finished]
+    retrying = [one.job.trigger_id for one, made in zip(finished, decisions, strict=True) if made.due_at]
+    if gone := delivery.deleted(connection, retrying):
+        decisions = [
+            CANCELLED if made.due_at and one.job.trigger_id in gone else made
+            for one, made in zip(finished, decisions, strict=True)
+        ]
     rows = [finish_row(one, made, now, ahead) for one, made in zip(finished, decisions, strict=True)]
     won = delivery.finish(connection, rows)
     done = Finish(refused=[one for one in finished if one.job.id not in won])
@@ -321,6 +338,9 @@ def settle(connection: Connection, done: Finish, now: datetime, tzdata: str) -> 
         if trigger_id not in seen:
             seen.add(trigger_id)
             done.released.append((id_, due_at, queues[trigger_id]))
+    # It waited with a distant recheck; from here on a lost hint costs one tick and a grace.
+    rechecks = [(id_, max(now, due_at) + START_GRACE, 0) for id_, due_at, _ in done.released]
+    plan.look_again(connection, rechecks)
 
 
 def count_failure(connection: Connection, job: Job, now: datetime) -> None:
@@ -331,7 +351,7 @@ def count_failure(connection: Connection, job: Job, now: datetime) -> None:
         return
     with suppress(Conflict, NotFound):  # completed or deleted meanwhile
         if manage.pause(connection, job.trigger_id, now, Change.PAUSED_AFTER_FAILURES).changed:
-            log.warning("trigger=%s paused: %d failed events in a row", job.name, count)
+            step(log, "paused", level=logging.WARNING, trigger=job.name, event=job.id, failures=count)
 
 
 def finished(done: Finish, now: datetime) -> None:
@@ -355,6 +375,7 @@ def finished(done: Finish, now: datetime) -> None:
 
 DONE = Outcome(True)
 SUCCEEDED = retry.Decision(Status.SUCCEEDED)
+CANCELLED = retry.Decision(Status.CANCELLED, Reason.DELETED)
 LOST = Outcome(False, error={"type": "WorkerLost", "message": "the worker vanished during the attempt"})
 
 

@@ -144,6 +144,8 @@ def edit(connection: Connection, ref: str, document: TriggerDocument, now: Now) 
         ahead = definitions.count_planned(connection, row["id"], at)
         record = {"planned_count": row["planned_count"] - ahead}
         effective_at = at
+        if values["target_type"] != row["target_type"]:  # what is planned was sent for the other kind
+            definitions.look_now(connection, row["id"], at)
     else:
         values |= replan(connection, row, values, at)
         record, effective_at = {}, values["planned_until"]

@@ -63,22 +63,23 @@ def execute_scheduled_triggers(
     """Plan what is due up to now + `horizon`, and take back what nobody finished.
 
     0. Look whether there is anything to do; mostly there is not.
-    1. Claim a batch of triggers, compute their events, insert them, advance the cursors; commit.
-    2. Only then dispatch: a message about an event that was rolled back would be a lie, a lost message
-       is found by step 4.
-    3. Until no trigger is left; the last pass waits for rows that another tick holds.
-    4. Events whose `recheck_at` has passed are dispatched again, or their lost attempt is judged.
+    1. Events whose `recheck_at` has passed are dispatched again, or their lost attempt is judged: they are
+       older than what is planned now.
+    2. Claim a batch of triggers, compute their events, insert them, advance the cursors; commit.
+    3. Only then dispatch: a message about an event that was rolled back would be a lie, a lost message
+       is found by step 1 of a later tick.
+    4. Until no trigger is left; the last pass waits for rows that another tick holds.
     5. Complete the triggers that have nothing left.
     """
     with database.read() as connection:
         now = database.now(connection)
         found = plan.outlook(connection, now, now + horizon)
     tick = Tick(database, dispatch, tzdata, now, now + horizon)
-    if found.due:
-        plan_all(tick, batch)
     if found.unattended:
         while take_back(tick, batch):
             pass
+    if found.due:
+        plan_all(tick, batch)
     if found.due or found.exhausted or found.unattended:
         with database.write() as connection:
             lifecycle.complete(connection, tick.now, tzdata)

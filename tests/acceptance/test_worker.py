@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from kombu import Connection
 
 from celery_config.dispatch import dispatch
 from tests.acceptance.conftest import sqlite_copy
@@ -381,3 +382,19 @@ def test_the_lease_brings_back_what_a_dead_machine_held(
 def statuses(installation: Installation, names: list[str], status: str) -> Callable[[], bool]:
     """Whether the events of all these triggers have this status."""
     return lambda: all([e.status for e in installation.events(name)] == [status] for name in names)
+
+
+@pytest.mark.parametrize("queue", ["celery", "tasks"])
+def test_a_malformed_message_kills_no_worker(queue: str, apart: Apart) -> None:
+    """Valid JSON of the wrong shape, to a task of ours and to a user's: reported, rejected, gone."""
+    name = "celery_config.celery_worker.deliver" if queue == "celery" else "examples.tasks.add"
+    worker = apart.ours if queue == "celery" else apart.users
+    with Connection(apart.installation.settings.celery_broker_url) as connection:
+        headers = {"task": name, "id": f"malformed-{queue}", "lang": "py"}
+        producer = connection.Producer(serializer="json")
+        producer.publish({"a": 1}, exchange=queue, routing_key=queue, headers=headers)
+    worker.expect("malformed message", 20)
+    again = f"after-malformed-{queue}"
+    apart.installation.now(again, message() if queue == "celery" else task("divide", 4, 2))
+    apart.installation.wait_for(again)
+    assert worker.alive()

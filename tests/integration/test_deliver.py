@@ -625,12 +625,24 @@ def test_under_fire_once_a_single_late_event_starts(world: World) -> None:
 
 
 def test_under_fire_once_an_older_one_gives_way_to_the_newest_in_another_message(world: World) -> None:
-    ids = planned(world, horizon=20, schedule=every(10), policy={"misfire_grace_seconds": 1})
+    ids = planned(world, horizon=20, schedule=every(10, max_runs=3), policy={"misfire_grace_seconds": 1})
     world.now += seconds(600)
     assert world.start(ids[0]) == []
     assert world.start(ids[1]) == []
     assert [job.id for job in world.start(ids[2])] == [ids[2]]
     assert fates(world)[:2] == [("skipped", "misfire")] * 2
+
+
+def test_under_fire_once_an_older_one_gives_way_to_a_newer_one_that_ran_or_is_not_planned_yet(
+    world: World,
+) -> None:
+    ids = planned(world, horizon=10, schedule=every(10, max_runs=3), policy={"misfire_grace_seconds": 5})
+    world.now += seconds(10)
+    assert [job.id for job in world.start(ids[1])] == [ids[1]]
+    assert world.start(ids[0]) == []
+    world.now += seconds(60)
+    assert world.trigger().next_at <= world.now
+    assert fates(world)[0] == ("skipped", "misfire")
 
 
 def test_under_fire_all_each_starts_however_late(world: World) -> None:

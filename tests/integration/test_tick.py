@@ -779,13 +779,24 @@ def test_a_deleted_triggers_retries_are_cancelled(world: World) -> None:
     running(world)
     world.delete()
     assert world.event().status == "running"
-    world.now = world.event().lease_until
-    world.tick()
-    world.now = world.event().recheck_at
     world.sent.clear()
+    world.now = world.event().lease_until
     world.tick()
     event = world.event()
     assert (event.status, event.reason, event.finished_at) == ("cancelled", "deleted", world.now)
+    assert world.sent == []
+
+
+def test_a_retry_that_a_delete_did_not_see_is_cancelled_when_it_is_looked_at(world: World) -> None:
+    running(world)
+    world.now = world.event().lease_until
+    world.tick()
+    assert world.event().status == "pending"
+    world.change(Trigger, deleted_at=world.now, next_at=None, exhausted=False)
+    world.sent.clear()
+    world.now = world.event().recheck_at
+    world.tick()
+    assert (world.event().status, world.event().reason) == ("cancelled", "deleted")
     assert world.sent == []
 
 

@@ -108,6 +108,11 @@ def unstarted(trigger_id: str) -> list[ColumnElement[bool]]:
     ]
 
 
+def look_now(connection: Connection, trigger_id: str, now: datetime) -> None:
+    """The next tick is to send planned events that never started again."""
+    connection.execute(update(Event).where(*unstarted(trigger_id)).values(recheck_at=now, dispatches=0))
+
+
 def cancel_unstarted(connection: Connection, trigger_id: str, now: datetime, reason: Reason) -> int:
     """End planned events that never started. How many."""
     statement = update(Event).where(*unstarted(trigger_id)).values(**cancelled(now, reason))

@@ -37,13 +37,14 @@ class Job:
     policy: dict[str, Any]
     consecutive_failures: int
     exhausted: bool
+    next_at: datetime | None = None
     attempt_started_at: datetime | None = None
 
 
 LOOK = """
 SELECT e.id, e.trigger_id, e.scheduled_for, e.fire_at, e.due_at, e.misfire_at, e.source, e.attempt,
        e.payload, e.started_at, t.name, t.target_type, t.target, t.secret, t.retry, t.policy,
-       t.consecutive_failures, t.exhausted
+       t.consecutive_failures, t.exhausted, t.next_at
 FROM events e JOIN triggers t ON t.id = e.trigger_id
 WHERE e.id {ids} AND e.status = 'pending' AND t.target_type = :kind AND t.deleted_at IS NULL
 """
@@ -64,6 +65,7 @@ def look(connection: Connection, ids: Iterable[str], kind: str) -> list[Job]:
         target=Json,
         retry=Json,
         policy=Json,
+        next_at=Instant,
     )
     found = connection.execute(statement, {"ids": bulk.ids(connection, ids), "kind": kind})
     return sorted((Job(*row) for row in found), key=lambda job: job.scheduled_for)
@@ -221,7 +223,7 @@ def under_way(connection: Connection, trigger_ids: Iterable[str]) -> set[str]:
 
 
 DUE = """
-SELECT id, trigger_id, scheduled_for, due_at FROM events
+SELECT id, trigger_id, misfire_at, due_at FROM events
 WHERE trigger_id {ids} AND recheck_at IS NOT NULL AND status = 'pending' AND attempt = 0
   AND due_at <= :now AND source IN ('schedule', 'catchup')
 ORDER BY scheduled_for
@@ -230,11 +232,40 @@ ORDER BY scheduled_for
 
 def due(
     connection: Connection, trigger_ids: Iterable[str], now: datetime
-) -> list[tuple[str, str, datetime, datetime]]:
-    """Planned events of these triggers that are due and never started, oldest first."""
+) -> list[tuple[str, str, datetime | None, datetime]]:
+    """Planned events of these triggers that are due and never started, oldest first: id, trigger's id,
+    misfire_at, due_at.
+    """
     parameters = bulk.instants(connection, {"now": now})
     parameters["ids"] = bulk.ids(connection, sorted(set(trigger_ids)))
-    statement = bulk.sql(connection, DUE).columns(id=Id, trigger_id=Id, scheduled_for=Instant, due_at=Instant)
-    return [
-        (r.id, r.trigger_id, r.scheduled_for, r.due_at) for r in connection.execute(statement, parameters)
-    ]
+    statement = bulk.sql(connection, DUE).columns(id=Id, trigger_id=Id, misfire_at=Instant, due_at=Instant)
+    return [(r.id, r.trigger_id, r.misfire_at, r.due_at) for r in connection.execute(statement, parameters)]
+
+
+NEWER = """
+SELECT EXISTS (SELECT 1 FROM events WHERE trigger_id = :id AND scheduled_for > :instant
+  AND due_at <= :now AND source IN ('schedule', 'catchup'))
+"""
+
+
+def newer_is_due(connection: Connection, job: Job, now: datetime) -> bool:
+    """Whether a newer occurrence of the job's trigger is due, whatever became of it, or not planned yet."""
+    if job.next_at is not None and job.next_at <= now:
+        return True
+    parameters = {"id": job.trigger_id} | bulk.instants(
+        connection, {"instant": job.scheduled_for, "now": now}
+    )
+    statement = bulk.sql(connection, NEWER).bindparams(bindparam("id", type_=Id))
+    return bool(connection.execute(statement, parameters).scalar_one())
+
+
+DELETED = "SELECT id FROM triggers WHERE id {ids} AND deleted_at IS NOT NULL"
+
+
+def deleted(connection: Connection, trigger_ids: Iterable[str]) -> set[str]:
+    """Those of these triggers that were deleted."""
+    chosen = sorted(set(trigger_ids))
+    if not chosen:
+        return set()
+    statement = bulk.sql(connection, DELETED).columns(id=Id)
+    return {row.id for row in connection.execute(statement, {"ids": bulk.ids(connection, chosen)})}

@@ -327,15 +327,19 @@ class Courier:
     def _admit(self, job: Job) -> None:
         """Let the job start when its host and this process have room, else park it."""
         host = self._hosts.setdefault(self._taken[job.id], Host())
-        if host.in_flight >= PER_HOST:
+        if not self._has_room(host):
             host.parked.append(job)
-        elif self._in_flight >= self._most_in_flight and host.in_flight:
-            host.parked.append(job)  # but each host has a call, however many others hang
         else:
             host.in_flight += 1
             self._in_flight += 1
             self._startable.append(job)
             self._start_wake.set()
+
+    def _has_room(self, host: Host) -> bool:
+        """Whether one more call may begin. Each host has one, however many others hang."""
+        if host.in_flight == 0:
+            return True
+        return host.in_flight < PER_HOST and self._in_flight < self._most_in_flight
 
     def _release(self, job: Job) -> None:
         """A call ended, or never began: one that was parked may start."""
@@ -343,7 +347,7 @@ class Courier:
         host = self._hosts[name]
         host.in_flight -= 1
         self._in_flight -= 1
-        if host.parked:
+        while host.parked and self._has_room(host):
             self._admit(host.parked.popleft())
         if not host.in_flight and not host.parked:
             self._hosts.pop(name, None)

@@ -24,7 +24,6 @@ from triggers.store.plan import Unattended
 from triggers.targets import Outcome
 
 LEASE_MARGIN = timedelta(seconds=15)  # over the timeout: the time a finish may need to be recorded
-START_GRACE = timedelta(seconds=10)  # after a retry's instant somebody looks whether it started
 LOOK_AHEAD = timedelta(seconds=90)  # a retry that is farther away than this (the horizon) is left to a tick
 QUEUED = timedelta(minutes=5)  # an event that waits for another is looked at again after this
 
@@ -290,7 +289,7 @@ def finish_row(one: Finished, made: retry.Decision, now: datetime, ahead: timede
 
 def look_again_at(due_at: datetime, now: datetime, ahead: timedelta) -> datetime:
     """A near retry is held by whoever made it, and checked after its instant; a far one is for a tick."""
-    return due_at + START_GRACE if due_at <= now + ahead else due_at - ahead
+    return due_at + plan.GRACE if due_at <= now + ahead else due_at - ahead
 
 
 def attempt_row(one: Finished, now: datetime) -> tuple[Any, ...]:
@@ -339,7 +338,7 @@ def settle(connection: Connection, done: Finish, now: datetime, tzdata: str) -> 
             seen.add(trigger_id)
             done.released.append((id_, due_at, queues[trigger_id]))
     # It waited with a distant recheck; from here on a lost hint costs one tick and a grace.
-    rechecks = [(id_, max(now, due_at) + START_GRACE, 0) for id_, due_at, _ in done.released]
+    rechecks = [(id_, max(now, due_at) + plan.GRACE, 0) for id_, due_at, _ in done.released]
     plan.look_again(connection, rechecks)
 
 

@@ -30,7 +30,6 @@ from triggers.errors import Conflict, InvalidSchedule, NotFound
 from triggers.store import definitions, plan
 
 TZDATA: str = import_module("tzdata").IANA_VERSION
-RECHECK = timedelta(seconds=10)  # after its instant an event that nobody started is looked at again
 UNLIMITED = 1_000_000_000_000  # occurrences; more than any schedule has until the year 9999
 MOST_CATCH_UP_PASSES = 20  # of planning.MOST_CATCH_UP events each, within one edit
 
@@ -289,7 +288,7 @@ def catch_up(connection: Connection, row: Mapping[str, Any], at: datetime) -> in
         if next_at is None or next_at > at:
             return trigger.planned_count
         made = planning.plan(trigger._replace(next_at=next_at), at, at)
-        plan.insert_events(connection, plan.new_events([(trigger, made)], at), at, RECHECK)
+        plan.insert_events(connection, plan.new_events([(trigger, made)], at), at, plan.GRACE)
         next_at = made.next_at
         trigger = trigger._replace(planned_until=made.planned_until, planned_count=made.planned_count)
     raise Conflict("the trigger is still catching up with missed occurrences: pause it first, or wait")

@@ -22,7 +22,7 @@ from triggers.store import delivery, lifecycle, plan
 
 BATCH = 2_000  # triggers in one transaction
 MOST_EVENTS = 10_000  # events in one transaction, and a trigger's batch more
-GRACE = timedelta(seconds=10)  # after its instant an event that nobody started is looked at again
+GRACE = plan.GRACE
 MOST_DISPATCHES = 1_000  # that are counted: the column has two bytes
 LONGEST_GRACE = timedelta(minutes=5)  # so that a backlog does not amplify itself
 

@@ -35,6 +35,7 @@ from tests.servers import wait_until
 from triggers import deliver, manage
 from triggers.store import delivery, lifecycle
 from triggers.store.delivery import Job
+from triggers.store.plan import GRACE
 from triggers.targets import Outcome
 
 reused_postgres_url = test_tick.reused_postgres_url
@@ -304,7 +305,7 @@ def test_a_failed_attempt_is_tried_again_after_its_backoff(world: World) -> None
     assert (event.status, event.reason, event.finished_at, event.attempt) == ("pending", None, None, 1)
     assert event.due_at == world.now + seconds(10)
     assert (event.fire_at, event.started_at) == (NOON, NOON + seconds(1))
-    assert event.recheck_at == event.due_at + deliver.START_GRACE
+    assert event.recheck_at == event.due_at + GRACE
     assert event.error == FAILED.error
     assert [(job.id, due) for job, due in done.again] == [(event.id, event.due_at)]
 

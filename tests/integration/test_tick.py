@@ -684,7 +684,7 @@ def test_an_attempt_whose_lease_ran_out_is_lost_and_tried_again(world: World) ->
     event = world.event()
     assert (event.status, event.reason, event.attempt) == ("pending", None, 1)
     assert seconds(5) <= event.due_at - world.now <= seconds(6.25)
-    assert event.recheck_at == event.due_at + deliver.START_GRACE
+    assert event.recheck_at == event.due_at + GRACE
     assert world.sent == [Hint(event.id, event.due_at, "http", "t")]
     (attempt,) = world.rows(Attempt)
     assert (attempt.event_id, attempt.attempt, attempt.outcome) == (job.id, 1, "lost")

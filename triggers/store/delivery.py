@@ -89,9 +89,10 @@ def start(connection: Connection, ids: Sequence[str], now: datetime, lease: date
     return {row.id: row.attempt for row in found}
 
 
+COMPLETED = """status = 'succeeded', attempt = attempt + 1, started_at = COALESCE(started_at, :now),
+       attempt_started_at = :now, finished_at = :now, recheck_at = NULL, error = NULL"""
 COMPLETE = """
-UPDATE events SET status = 'succeeded', attempt = attempt + 1, started_at = COALESCE(started_at, :now),
-       attempt_started_at = :now, finished_at = :now, recheck_at = NULL, error = NULL
+UPDATE events SET {completed}
 WHERE id {ids} AND status = 'pending' AND due_at <= :now
 RETURNING id, attempt
 """
@@ -101,15 +102,14 @@ def complete(connection: Connection, ids: Sequence[str], now: datetime) -> dict[
     """Start and finish in one: for targets whose work is done before the commit. Who was won."""
     if not ids:
         return {}
-    statement = bulk.sql(connection, COMPLETE).columns(id=Id)
+    statement = bulk.sql(connection, COMPLETE.replace("{completed}", COMPLETED)).columns(id=Id)
     parameters = bulk.instants(connection, {"now": now})
     found = connection.execute(statement, parameters | {"ids": bulk.ids(connection, ids)})
     return {row.id: row.attempt for row in found}
 
 
 COMPLETE_PLAIN = """
-UPDATE events SET status = 'succeeded', attempt = attempt + 1, started_at = COALESCE(started_at, :now),
-       attempt_started_at = :now, finished_at = :now, recheck_at = NULL, error = NULL
+UPDATE events SET {completed}
 FROM triggers t
 WHERE events.id {ids} AND events.status = 'pending' AND events.due_at <= :now
   AND events.misfire_at >= :now
@@ -126,7 +126,8 @@ def complete_plain(connection: Connection, ids: Sequence[str], now: datetime) ->
     overlap = (
         "t.policy->>'overlap'" if bulk.is_postgres(connection) else "json_extract(t.policy, '$.overlap')"
     )
-    statement = bulk.sql(connection, COMPLETE_PLAIN.replace("{overlap}", overlap)).columns(id=Id)
+    text_ = COMPLETE_PLAIN.replace("{completed}", COMPLETED).replace("{overlap}", overlap)
+    statement = bulk.sql(connection, text_).columns(id=Id)
     parameters = bulk.instants(connection, {"now": now}) | {"ids": bulk.ids(connection, ids)}
     return {row.id for row in connection.execute(statement, parameters)}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, text
@@ -13,6 +13,8 @@ from models.base import Id, Instant, Json, instant_text, new_ids
 from models.states import Status
 from triggers.planning import Plan, Plannable, Planned
 from triggers.store import bulk
+
+GRACE = timedelta(seconds=10)  # after its instant an event that nobody started is looked at again
 
 CLAIM = """
 SELECT id, name, target_type, {schedule} AS schedule, {policy} AS policy,

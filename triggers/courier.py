@@ -279,12 +279,13 @@ class Courier:
 
     def _write_logs(self, ids: Sequence[str]) -> tuple[Batch, list[tuple[str, datetime, str]]]:
         """Start, write and finish in one transaction: nothing can die in between."""
+        if not logger.isEnabledFor(logging.INFO):
+            ids = self._complete_plain(ids)
+            if not ids:
+                return [], []
         with self.database.write() as connection:
             now = self.database.now(connection)
-            if not logger.isEnabledFor(logging.INFO):
-                plain = delivery.complete_plain(connection, ids, now)
-                ids = [id_ for id_ in ids if id_ not in plain]
-            ready = deliver.prepare(connection, ids, "log", now) if ids else NOTHING
+            ready = deliver.prepare(connection, ids, "log", now)
             lifecycle.lock(connection, [j.trigger_id for j in ready.jobs if deliver.touches_trigger(j)])
             won = delivery.complete(connection, [job.id for job in ready.jobs], now)
             done = Finish()
@@ -296,6 +297,21 @@ class Courier:
                 self._report_logs(done, now)
             deliver.settle(connection, done, now, self.tzdata)
         return ready.early, done.released
+
+    def _complete_plain(self, ids: Sequence[str]) -> list[str]:
+        """Those of `ids` that are more than a row to change. Triggers that may be complete are looked at in a
+        transaction of their own, because whoever changes a trigger locks it before its events; should this
+        process end in between, the next tick does it.
+        """
+        with self.database.write() as connection:
+            now = self.database.now(connection)
+            plain = delivery.complete_plain(connection, ids, now, exhausted=False)
+            left = [id_ for id_ in ids if id_ not in plain]
+            last = delivery.complete_plain(connection, left, now, exhausted=True)
+        if last:
+            with self.database.write() as connection:
+                lifecycle.complete(connection, now, self.tzdata, last.values())
+        return [id_ for id_ in left if id_ not in last]
 
     def _report_logs(self, done: Finish, now: datetime) -> None:
         jobs = [one.job for one, _ in done.won]

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
@@ -129,52 +129,65 @@ def plan_batch(tick: Tick, batch: int, wait: bool) -> int:
 
 def plan_each(
     tick: Tick, connection: Connection, claimed: Sequence[planning.Plannable]
-) -> list[tuple[planning.Plannable, planning.Plan]]:
-    """The claimed triggers' plans, up to a transaction's share; what is left is claimed again."""
-    plans: list[tuple[planning.Plannable, planning.Plan]] = []
-    shared: dict[tuple[Any, ...], planning.Plan] = {}  # many triggers have a plan in common
+) -> list[tuple[planning.Plan, list[planning.Plannable]]]:
+    """The claimed triggers' plans, up to a transaction's share; what is left is claimed again.
+
+    Many triggers have a plan in common: it is made once, and stands beside all of them.
+    """
+    plans: dict[object, tuple[planning.Plan, list[planning.Plannable]]] = {}
     room = MOST_EVENTS
     for trigger in claimed:
         if room <= 0:
             break
         try:
-            alike = planning.alike(trigger)
-            made = shared[alike] if alike in shared else planning.plan(trigger, tick.now, tick.until)
+            alike = planning.alike(trigger) or trigger.id
+            if alike not in plans:
+                plans[alike] = (planning.plan(trigger, tick.now, tick.until), [])
         except Exception as error:
             log.exception("trigger=%s set aside: its schedule raised", trigger.name)
             reason = f"{type(error).__name__}: {error}"
             lifecycle.set_aside(connection, trigger.id, reason, tick.now, tick.tzdata)
             continue
-        if alike is not None:
-            shared[alike] = made
-        plans.append((trigger, made))
+        made, triggers = plans[alike]
+        triggers.append(trigger)
         room -= len(made.events)
         if made.rests:
             tick.resting.add(trigger.id)
-    return plans
+    return list(plans.values())
 
 
-def announce(tick: Tick, events: Sequence[plan.NewEvent]) -> None:
+def announce(tick: Tick, events: Sequence[plan.NewEvents]) -> None:
     """Log what was planned and hand what is to run to the broker."""
     verbose = log.isEnabledFor(logging.INFO)
-    hints = []
-    for event in events:
-        skipped = event.planned.skipped
-        if skipped is None:
-            hints.append(Hint(event.id, event.planned.fire_at, event.trigger.target_type, event.trigger.name))
+    hints: list[Hint] = []
+    for new in events:
+        planned, skipped = new.planned, new.planned.skipped
+        tick.planned += len(new.ids)
+        if skipped:
+            tick.skipped += len(new.ids)
+        else:
+            hints += [
+                Hint(id_, planned.fire_at, trigger.target_type, trigger.name)
+                for id_, trigger in zip(new.ids, new.triggers, strict=True)
+            ]
         if verbose:
-            step(
-                log,
-                "skipped" if skipped else "planned",
-                trigger=event.trigger.name,
-                event=event.id,
-                scheduled_for=event.planned.scheduled_for,
-                status=Status.SKIPPED if skipped else Status.PENDING,
-                reason=skipped,
-            )
-    tick.planned += len(events)
-    tick.skipped += len(events) - len(hints)
+            report(new)
     send(tick, hints)
+
+
+def report(new: plan.NewEvents) -> None:
+    """A line in the log for each event that was planned."""
+    skipped = new.planned.skipped
+    for id_, trigger in zip(new.ids, new.triggers, strict=True):
+        step(
+            log,
+            "skipped" if skipped else "planned",
+            trigger=trigger.name,
+            event=id_,
+            scheduled_for=new.planned.scheduled_for,
+            status=Status.SKIPPED if skipped else Status.PENDING,
+            reason=skipped,
+        )
 
 
 def send(tick: Tick, hints: Sequence[Hint]) -> bool:

@@ -151,7 +151,6 @@ def upgrade() -> None:
         sa.CheckConstraint(
             "started_at IS NULL OR started_at >= fire_at", name=op.f("ck_events_started_on_time")
         ),
-        sa.ForeignKeyConstraint(["trigger_id"], ["triggers.id"], name=op.f("fk_events_trigger_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_events")),
         postgresql_with={"fillfactor": "50"},
     )

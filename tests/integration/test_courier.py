@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import insert, text
 
 import models.database
-from models import Attempt, Event
+from models import Attempt, Event, Trigger
 from models.base import new_id
 from models.database import Database, migrate
 from tests.integration import test_tick
@@ -298,6 +298,23 @@ def test_many_messages_are_logged_at_once(post: Post) -> None:
     post.create("t", LOG)
     post.carry(post.add("t", 2000, "log"))
     post.wait_for("t", 20, succeeded=2000)
+
+
+def test_messages_that_nobody_reads_complete_their_triggers(post: Post) -> None:
+    """Those with nothing left to plan, in one batch with others that go on."""
+    ahead = (datetime.now(UTC) + seconds(SOON)).isoformat()
+    post.world.create("goes-on", {"type": "interval", "every_seconds": 3600, "start_time": ahead}, LOG)
+    for number in range(20):
+        post.create(f"last-{number}", LOG, ahead=SOON)
+    post.tick()
+    wait_until(lambda: "pending" not in {event.status for event in post.world.events()}, message="all ran")
+    states = {row.name: row.state for row in post.world.rows(Trigger)}
+    assert states.pop("goes-on") == "active"
+    wait_until(
+        lambda: {row.state for row in post.world.rows(Trigger) if row.name != "goes-on"} == {"completed"},
+        message="all others are completed",
+    )
+    assert post.world.changes().count("completed") == 20
 
 
 def test_a_thousand_calls_that_hang_delay_no_other_host(post: Post) -> None:

@@ -502,12 +502,9 @@ def test_a_name_is_free_again_when_its_trigger_is_deleted(rows: Connection) -> N
     refused(rows, Trigger, trigger(), "(?i)unique")
 
 
-def test_an_event_belongs_to_a_trigger(rows: Connection) -> None:
-    refused(rows, Event, event(new_id(NOON)), "(?i)foreign key")
-
-
-def test_a_trigger_with_events_cannot_be_removed(rows: Connection) -> None:
-    store(rows, Event, event(stored_trigger(rows)))
+def test_a_trigger_with_a_history_cannot_be_removed(rows: Connection) -> None:
+    """So an event needs no foreign key of its own: its trigger stays."""
+    store(rows, TriggerChange, changed_to("created", stored_trigger(rows)))
     with pytest.raises(IntegrityError, match=r"(?i)foreign key"), rows.begin_nested():
         rows.execute(delete(Trigger))
 

@@ -9,7 +9,9 @@ from typing import Any
 
 from sqlalchemy import Connection, CursorResult, TextClause, text
 
-from models.base import instant_text
+from models.base import Instant, instant_text
+
+INSTANT = Instant()
 
 # PostgreSQL's types of the columns that travel in bulk.
 TYPES = {
@@ -47,6 +49,11 @@ def rows_of(connection: Connection, columns: Sequence[str]) -> str:
         f"json_extract(value, '$[{index}]') AS {column}" for index, column in enumerate(columns)
     )
     return f"(SELECT {members} FROM json_each(:rows)) AS r"
+
+
+def parameter(connection: Connection, column: str) -> str:
+    """A value that all rows of a statement share. PostgreSQL cannot tell the type of a NULL."""
+    return f"CAST(:{column} AS {type_of(column)})" if is_postgres(connection) else f":{column}"
 
 
 def bind(connection: Connection, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
@@ -100,6 +107,13 @@ def instants(connection: Connection, values: dict[str, Any]) -> dict[str, Any]:
     if is_postgres(connection):
         return values
     return {k: instant_text(v) if isinstance(v, datetime) else v for k, v in values.items()}
+
+
+def instant(connection: Connection, value: Any) -> datetime:
+    """An instant out of a textual statement."""
+    found = INSTANT.process_result_value(value, connection.dialect)
+    assert found is not None
+    return found
 
 
 def plan_anew(connection: Connection) -> None:

@@ -114,22 +114,28 @@ FROM triggers t
 WHERE events.id {ids} AND events.status = 'pending' AND events.due_at <= :now
   AND events.misfire_at >= :now
   AND t.id = events.trigger_id AND t.target_type = 'log' AND t.deleted_at IS NULL
-  AND NOT t.exhausted AND t.consecutive_failures = 0 AND {overlap} = 'allow'
-RETURNING events.id
+  AND {exhausted} AND t.consecutive_failures = 0 AND {overlap} = 'allow'
+RETURNING events.id, events.trigger_id
 """
 
 
-def complete_plain(connection: Connection, ids: Sequence[str], now: datetime) -> set[str]:
+def complete_plain(
+    connection: Connection, ids: Sequence[str], now: datetime, exhausted: bool
+) -> dict[str, str]:
     """As `complete`, at once for all log events of which nobody wants to read: no line in the log, nothing to
-    judge, and nothing that their success means for their triggers. Who was won.
+    judge, and nothing that their success means for their triggers but, of those that are `exhausted`, that
+    they may be complete now. The triggers of those that were won, by the event's id.
     """
+    if not ids:
+        return {}
     overlap = (
         "t.policy->>'overlap'" if bulk.is_postgres(connection) else "json_extract(t.policy, '$.overlap')"
     )
     text_ = COMPLETE_PLAIN.replace("{completed}", COMPLETED).replace("{overlap}", overlap)
-    statement = bulk.sql(connection, text_).columns(id=Id)
+    text_ = text_.replace("{exhausted}", "t.exhausted" if exhausted else "NOT t.exhausted")
+    statement = bulk.sql(connection, text_).columns(id=Id, trigger_id=Id)
     parameters = bulk.instants(connection, {"now": now}) | {"ids": bulk.ids(connection, ids)}
-    return {row.id for row in connection.execute(statement, parameters)}
+    return {row.id: row.trigger_id for row in connection.execute(statement, parameters)}
 
 
 FINISH_COLUMNS = (

@@ -27,6 +27,8 @@ from celery_config.broker import OURS
 
 THREADS = 8
 PREFETCH = 8  # messages that wait in this process; the others are left for other workers
+EVENTS_SECONDS = 0.1  # for so long what Flower is told is collected
+MOST_EVENTS = 500  # or until it is so many
 DRAIN_SECONDS = 25  # how long a warm shutdown waits for calls in flight
 
 start_courier: Callable[[], None] = lambda: None  # noqa: E731  set by celery_worker, which wires
@@ -158,6 +160,29 @@ class Engine(bootsteps.StartStopStep):
             threads.close()
 
 
+class TaskEvents:
+    """What Flower is told, in a message each tenth of a second.
+
+    Celery publishes when its loop turns, which with short tasks is a message for each of a task's three
+    events: more work than the task. Measured with no-ops: 217 tasks a second so, 742 without events.
+    """
+
+    def __init__(self, c: Any) -> None:
+        self.c = c
+        self.pending = False
+
+    def __call__(self) -> None:
+        """An event was put into the buffer."""
+        if not self.pending:
+            self.pending = True
+            self.c.hub.call_later(EVENTS_SECONDS, self.flush)
+
+    def flush(self) -> None:
+        """Publish what has come together."""
+        self.pending = False
+        self.c._flush_events()
+
+
 class EngineConsumer(bootsteps.ConsumerStep):
     """Consumer step: our queue on a channel of its own, when this worker serves it (`-Q`)."""
 
@@ -169,6 +194,8 @@ class EngineConsumer(bootsteps.ConsumerStep):
         if c.hub is not None:
             for threads in (c.controller.engine_threads, c.controller.solo_thread):
                 c.hub.add_reader(threads.read_fd, threads.awake)
+            c.event_dispatcher.on_send_buffered = TaskEvents(c)
+            c.event_dispatcher.buffer_limit = MOST_EVENTS
         queue = c.app.amqp.queues.consume_from.get(OURS)
         if queue is None:
             return

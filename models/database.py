@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import TimeoutError
+from sqlalchemy.exc import DisconnectionError, OperationalError, TimeoutError
 
 LOCK_SECONDS = 5  # how long a statement waits for a lock before it gives up
 STATEMENT_SECONDS = 60
 PATIENCE_SECONDS = STATEMENT_SECONDS + 5  # for an answer; a server that is frozen never sends one
 IDLE_IN_TRANSACTION_SECONDS = 60  # a frozen worker must not hold its row locks for ever
 CONNECT_SECONDS = 5
+IDLE_SECONDS = 1  # after this a connection is asked whether it still lives
+POLL_SECONDS = 0.0005  # the first pause of a writer that waits for SQLite's lock
+LONGEST_POLL_SECONDS = 0.01
 CACHE_KIB = 32 * 1024  # of SQLite, a connection: its own 2 MB are less than what a burst touches
 POOL_SIZE = 5
 POOL_OVERFLOW = 15
@@ -84,8 +88,7 @@ class Database:
             raise TimeoutError("the database is locked")
         try:
             with engine.connect() as connection:
-                left = max(1, round((end - time.monotonic()) * 1000))
-                connection.execution_options(triggerbeat_writes=True, triggerbeat_lock_ms=left)
+                connection.execution_options(triggerbeat_lock_until=end)
                 with connection.begin():
                     yield connection
         finally:
@@ -96,6 +99,21 @@ class Database:
         """A transaction that only reads."""
         with self.engine.connect() as connection, connection.begin():
             yield connection
+
+    @contextmanager
+    def statement(self) -> Iterator[Connection]:
+        """For one statement that is a transaction of its own: on PostgreSQL one round trip, not three."""
+        if not self.is_postgres:
+            with self.write() as connection:
+                yield connection
+            return
+        with self.engine.connect() as connection:
+            connection.execution_options(isolation_level="AUTOCOMMIT")
+            yield connection
+
+    def given_now(self, connection: Connection) -> datetime | None:
+        """The instant to hand to a statement; None when the statement reads PostgreSQL's clock itself."""
+        return None if self._clock is postgres_clock else self._clock(connection)
 
     def now(self, connection: Connection) -> datetime:
         """The instant by the clock that everybody shares: the database's, or this machine's for SQLite."""
@@ -150,7 +168,6 @@ def postgres_engine(url: URL, patience: float) -> Engine:
     """Connections that notice a peer that is gone or frozen, and never wait for ever."""
     engine = create_engine(
         url,
-        pool_pre_ping=True,
         pool_size=POOL_SIZE,
         max_overflow=POOL_OVERFLOW,
         pool_timeout=LOCK_SECONDS,
@@ -165,12 +182,32 @@ def postgres_engine(url: URL, patience: float) -> Engine:
         },
     )
     connect = patient_connect(patience)
+    ping_what_was_idle(engine)
 
     @event.listens_for(engine, "do_connect")
     def do_connect(dialect: Any, record: Any, arguments: Any, options: Any) -> Any:
         return connect(*arguments, **options)
 
     return engine
+
+
+def ping_what_was_idle(engine: Engine) -> None:
+    """Look whether a connection that was left alone still lives. One that was just used need not be asked:
+    that round trip is what a short transaction can best do without.
+    """
+
+    @event.listens_for(engine, "checkin")
+    def checkin(connection: Any, record: Any) -> None:
+        record.info["used"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def checkout(connection: Any, record: Any, proxy: Any) -> None:
+        if time.monotonic() - record.info.get("used", float("inf")) < IDLE_SECONDS:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise DisconnectionError from error  # the pool makes another
 
 
 def patient_connect(patience: float) -> Callable[..., Any]:
@@ -207,14 +244,33 @@ def sqlite_engine(url: URL) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        options = connection.get_execution_options()
-        if options.get("triggerbeat_writes"):
-            connection.exec_driver_sql(f"PRAGMA busy_timeout={options['triggerbeat_lock_ms']}")
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        driver: Any = connection.connection.driver_connection
+        until = connection.get_execution_options().get("triggerbeat_lock_until")
+        if until is None:
+            driver.execute("BEGIN")
         else:
-            connection.exec_driver_sql("BEGIN")
+            begin_to_write(driver, until)
 
     return engine
+
+
+def begin_to_write(driver: Any, until: float) -> None:
+    """Wait for SQLite's lock until this instant of the monotonic clock. Raises sqlalchemy's OperationalError.
+
+    SQLite's own waiting grows to pauses of 100 ms, so that whoever waits longest comes last.
+    """
+    driver.execute("PRAGMA busy_timeout=0")
+    pause = POLL_SECONDS
+    while True:
+        try:
+            driver.execute("BEGIN IMMEDIATE")
+            break
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                raise OperationalError("BEGIN IMMEDIATE", None, error) from error
+        time.sleep(pause)
+        pause = min(pause * 1.5, LONGEST_POLL_SECONDS)
+    driver.execute(f"PRAGMA busy_timeout={LOCK_SECONDS * 1000}")
 
 
 def migrate(url: str) -> None:

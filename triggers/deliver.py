@@ -224,6 +224,8 @@ def finish(
         ]
     rows = [finish_row(one, made, now, ahead) for one, made in zip(finished, decisions, strict=True)]
     won = delivery.finish(connection, rows)
+    for one in finished:
+        one.job.consecutive_failures = won.get(one.job.id, one.job.consecutive_failures)
     done = Finish(refused=[one for one in finished if one.job.id not in won])
     done.won = [pair for pair in zip(finished, decisions, strict=True) if pair[0].job.id in won]
     delivery.record_attempts(connection, [attempt_row(one, now) for one, _ in done.won if not_ok(one)])
@@ -234,6 +236,32 @@ def finish(
     ]
     settle(connection, done, now, tzdata)
     return done
+
+
+def is_plain(one: Finished) -> bool:
+    """Whether the end of the attempt means nothing but that it succeeded."""
+    job = one.job
+    return one.outcome.succeeded and not touches_trigger(job) and job.policy["overlap"] == "allow"
+
+
+def succeed(
+    connection: Connection, finished: Sequence[Finished], now: datetime | None
+) -> tuple[Finish, datetime | None]:
+    """End attempts that are all plain, in one statement; and when that was.
+
+    Should an event of the same trigger have failed since the attempt began, `settle` is due.
+    """
+    rows = [(one.job.id, one.job.attempt, as_json(one.outcome.result)) for one in finished]
+    won, ended = delivery.succeed(connection, rows, now)
+    for one in finished:
+        one.job.consecutive_failures = won.get(one.job.id, 0)
+    return (
+        Finish(
+            won=[(one, SUCCEEDED) for one in finished if one.job.id in won],
+            refused=[one for one in finished if one.job.id not in won],
+        ),
+        ended,
+    )
 
 
 def record(write: Callable[[Sequence[Finished]], Finish], batch: Sequence[Finished]) -> list[Finish]:
@@ -310,11 +338,6 @@ def as_json(value: Any) -> str | None:
     return None if value is None else json.dumps(value)
 
 
-def may_recover(job: Job) -> bool:
-    """Whether failures may have come before this success; none comes within a log event's one statement."""
-    return job.consecutive_failures > 0 or job.target_type != "log"
-
-
 def touches_trigger(job: Job) -> bool:
     """Whether the event's success means something for its trigger."""
     return job.exhausted or job.consecutive_failures > 0
@@ -323,9 +346,11 @@ def touches_trigger(job: Job) -> bool:
 def settle(connection: Connection, done: Finish, now: datetime, tzdata: str) -> None:
     """What final events mean for their triggers. Costs nothing for those to which it means nothing."""
     final = [(one.job, made) for one, made in done.won if made.status != Status.PENDING]
-    recovered = [j.trigger_id for j, made in final if made.status == Status.SUCCEEDED and may_recover(j)]
+    recovered = [
+        j.trigger_id for j, made in final if made.status == Status.SUCCEEDED and j.consecutive_failures
+    ]
     failed = [job.trigger_id for job, made in final if made.status == Status.FAILED]
-    lifecycle.lock(connection, failed + [j.trigger_id for j, _ in final if failed and may_recover(j)])
+    lifecycle.lock(connection, failed + [j.trigger_id for j, _ in final if failed and j.consecutive_failures])
     lifecycle.recovered(connection, sorted(set(recovered)))
     for job, made in sorted(final, key=lambda pair: pair[0].trigger_id):
         if made.status == Status.FAILED:

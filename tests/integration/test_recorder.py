@@ -1,0 +1,204 @@
+"""Users' tasks on record: the short way of the plain ones, and the long way of what is to be judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+import models.database
+from models import Event, Trigger
+from models.base import new_id
+from models.database import Database
+from tests.integration import test_tick
+from tests.integration.test_tick import NOON, TZDATA, World, once, seconds
+from tests.servers import wait_until
+from triggers import deliver
+from triggers.deliver import Finished
+from triggers.recorder import Recorder, begin, begin_after_a_look, begin_at_once
+from triggers.store.delivery import Job
+from triggers.targets import Outcome
+
+reused_postgres_url = test_tick.reused_postgres_url
+emptied_postgres_url = test_tick.emptied_postgres_url
+world = test_tick.world
+postgres_world = test_tick.postgres_world
+
+ADD = "examples.tasks.add"
+TASK = {"type": "celery", "task": ADD, "args": [1, 2], "kwargs": {}}
+DONE = Outcome(True, result=3)
+
+
+def planned(world: World, **parts: Any) -> str:
+    """An event of a user's task that is due now."""
+    world.create(**({"schedule": once(), "target": TASK} | parts))
+    world.tick()
+    return str(world.event().id)
+
+
+@pytest.fixture
+def recorder(world: World) -> Iterator[Recorder]:
+    made = Recorder(world.database, world.dispatch, TZDATA)
+    yield made
+    made.close(5)
+
+
+# -------------------------------------------------------------------------------------------- begin
+
+
+def test_both_ways_begin_the_same_attempt(postgres_world: World) -> None:
+    world = postgres_world
+    event_id = planned(world, policy={"timeout_seconds": 20}, target=TASK | {"kwargs": {"x": [1]}})
+    world.now += seconds(0.25)
+
+    def attempt_by(way: Callable[[Database, str, str], Job | None]) -> tuple[Any, dict[str, Any]]:
+        world.change(
+            Event,
+            **{"status": "pending", "attempt": 0},
+            **dict.fromkeys(("started_at", "attempt_started_at", "lease_until")),
+        )
+        job = way(world.database, event_id, ADD)
+        assert job is not None
+        return world.event(), asdict(job)
+
+    assert attempt_by(begin_at_once) == attempt_by(begin_after_a_look)
+    assert world.event().lease_until == world.now + seconds(20) + deliver.LEASE_MARGIN
+
+
+def late(world: World) -> None:
+    world.now += seconds(61)
+
+
+def too_early(world: World) -> None:
+    world.now -= timedelta(microseconds=1)
+
+
+def overlaps(world: World) -> None:
+    world.change(Trigger, policy=world.trigger().policy | {"overlap": "skip"})
+
+
+def is_deleted(world: World) -> None:
+    world.change(Trigger, deleted_at=world.now, next_at=None)
+
+
+def calls_another_task(world: World) -> None:
+    world.change(Trigger, target=TASK | {"task": "examples.tasks.divide"})
+
+
+def is_of_another_kind(world: World) -> None:
+    world.change(Trigger, target_type="log", target={"type": "log", "message": ""})
+
+
+def has_begun(world: World) -> None:
+    assert begin(world.database, world.event().id, ADD) is not None
+
+
+@pytest.mark.parametrize(
+    "changed", [late, too_early, overlaps, is_deleted, calls_another_task, is_of_another_kind, has_begun]
+)
+def test_what_is_to_be_judged_does_not_begin_at_once(
+    postgres_world: World, changed: Callable[[World], None]
+) -> None:
+    event_id = planned(postgres_world)
+    changed(postgres_world)
+    assert begin_at_once(postgres_world.database, event_id, ADD) is None
+
+
+@pytest.mark.parametrize(
+    "changed", [too_early, is_deleted, calls_another_task, is_of_another_kind, has_begun]
+)
+def test_what_may_not_run_does_not_begin(world: World, changed: Callable[[World], None]) -> None:
+    event_id = planned(world)
+    changed(world)
+    before = world.event()
+    assert begin(world.database, event_id, ADD) is None
+    assert world.event() == before
+
+
+@pytest.mark.parametrize("changed", [late, overlaps])
+def test_what_is_late_or_may_overlap_begins_after_a_look(
+    world: World, changed: Callable[[World], None]
+) -> None:
+    event_id = planned(world)
+    changed(world)
+    assert begin(world.database, event_id, ADD) is not None
+
+
+def test_nothing_begins_that_is_unknown(world: World) -> None:
+    assert begin(world.database, new_id(NOON), ADD) is None
+
+
+# ---------------------------------------------------------------------------------------------- end
+
+
+def test_results_are_recorded(world: World, recorder: Recorder) -> None:
+    job = begin(world.database, planned(world, schedule=test_tick.every(3600)), ADD)
+    assert job is not None
+    world.now += seconds(2)
+    recorder.finished(Finished(job, DONE))
+    wait_until(lambda: world.events()[0].status == "succeeded", message="the end is on record")
+    event = world.events()[0]
+    assert (event.result, event.finished_at, event.recheck_at, event.attempt) == (3, world.now, None, 1)
+
+
+def test_a_late_workers_result_is_refused(world: World, recorder: Recorder) -> None:
+    job = begin(world.database, planned(world, schedule=test_tick.every(3600)), ADD)
+    assert job is not None
+    world.change(Event, attempt=2)  # its lease ran out, and another began
+    done = recorder.finish_now(Finished(job, DONE))
+    assert done is not None
+    assert ([one.job.id for one in done.refused], done.won) == ([job.id], [])
+    assert (world.events()[0].status, world.events()[0].result) == ("running", None)
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_success_ends_a_row_of_failures(world: World, recorder: Recorder, when: str) -> None:
+    event_id = planned(world, schedule=test_tick.every(3600))
+    if when == "before":
+        world.change(Trigger, consecutive_failures=2)
+    job = begin(world.database, event_id, ADD)
+    assert job is not None
+    if when == "meanwhile":
+        world.change(Trigger, consecutive_failures=2)
+    assert recorder.finish_now(Finished(job, DONE)) is not None
+    assert world.trigger().consecutive_failures == 0
+
+
+def test_the_last_success_completes_the_trigger(world: World, recorder: Recorder) -> None:
+    job = begin(world.database, planned(world), ADD)
+    assert job is not None
+    assert recorder.finish_now(Finished(job, DONE)) is not None
+    assert world.trigger().state == "completed"
+
+
+def test_progress_is_recorded_before_the_end(world: World, recorder: Recorder) -> None:
+    job = begin(world.database, planned(world, schedule=test_tick.every(3600)), ADD)
+    assert job is not None
+    recorder.progressed(job, {"done": 1})
+    wait_until(lambda: world.events()[0].progress == {"done": 1}, message="the progress is on record")
+    assert recorder.finish_now(Finished(job, DONE)) is not None
+    assert world.events()[0].progress == {"done": 1}
+
+
+# ------------------------------------------------------------------------------------- connections
+
+
+def test_a_connection_that_died_while_nobody_used_it_is_replaced(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models.database, "IDLE_SECONDS", 0)
+    database, other = Database(postgres_url), Database(postgres_url)
+    try:
+        with database.read() as connection:
+            mine = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+        with other.statement() as connection:
+            connection.execute(text("SELECT pg_terminate_backend(:pid, 10000)"), {"pid": mine})
+        with database.read() as connection:
+            assert connection.execute(text("SELECT pg_backend_pid()")).scalar_one() != mine
+    finally:
+        database.close()
+        other.close()

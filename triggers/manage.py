@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -56,7 +56,10 @@ class Created:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """What a trigger is after an operation. `changed` is False when it was so before."""
+    """What a trigger is after an operation. `changed` is False when it was so before.
+
+    `next_at` is when a tick has something to do for it: to plan, or, after some edits, to send at once.
+    """
 
     id: str
     name: str
@@ -142,12 +145,13 @@ def edit(connection: Connection, ref: str, document: TriggerDocument, now: Now) 
     if values["schedule"] == row["schedule"] and values["policy"] == row["policy"]:
         ahead = definitions.count_planned(connection, row["id"], at)
         record = {"planned_count": row["planned_count"] - ahead}
-        effective_at = at
-        if values["target_type"] != row["target_type"]:  # what is planned was sent for the other kind
-            definitions.look_now(connection, row["id"], at)
+        effective_at, unsent = at, 0
     else:
+        unsent = row["next_at"] is not None and row["next_at"] <= at  # and so no tick has seen it
         values |= replan(connection, row, values, at)
         record, effective_at = {}, values["planned_until"]
+    if values["target_type"] != row["target_type"]:  # what waits was sent for the other kind
+        unsent = definitions.look_now(connection, row["id"], at) or unsent
     values |= {"updated_at": at, "version": row["version"] + 1}
     try:
         definitions.update_trigger(connection, row["id"], values)
@@ -155,7 +159,7 @@ def edit(connection: Connection, ref: str, document: TriggerDocument, now: Now) 
         raise in_use(document.name) from None
     row |= values
     definitions.append_change(connection, row | record, Change.EDITED, effective_at, TZDATA)
-    return told(row)
+    return replace(told(row), next_at=at) if unsent else told(row)
 
 
 def pause(connection: Connection, ref: str, now: Now, change: Change = Change.PAUSED) -> Changed:
@@ -288,7 +292,7 @@ def catch_up(connection: Connection, row: Mapping[str, Any], at: datetime) -> in
         if next_at is None or next_at > at:
             return trigger.planned_count
         made = planning.plan(trigger._replace(next_at=next_at), at, at)
-        plan.insert_events(connection, plan.new_events([(made, [trigger])], at), at, plan.GRACE)
+        plan.insert_events(connection, plan.new_events([(made, [trigger])], at), at, timedelta())
         next_at = made.next_at
         trigger = trigger._replace(planned_until=made.planned_until, planned_count=made.planned_count)
     raise Conflict("the trigger is still catching up with missed occurrences: pause it first, or wait")

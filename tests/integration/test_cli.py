@@ -28,6 +28,7 @@ from triggers import cli, local_files, queue_view
 from triggers.rfc3339 import parse_instant
 from triggers.schedule import next_occurrences
 from triggers.settings import Settings
+from triggers.tick import execute_scheduled_triggers
 
 ROOT = Path(__file__).parents[2]
 NOWHERE = "redis://127.0.0.1:1/0"
@@ -534,6 +535,32 @@ def test_what_is_due_at_once_is_hinted(
     }[command]
     terminal(command, *words)
     assert valkey.command("LLEN", "celery") == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "hints"),
+    [
+        ({"target": {"type": "http", "url": "https://hooks.example.org/"}}, 1),
+        ({"schedule": {"type": "interval", "every_seconds": 20}}, 1),
+        ({"policy": {"misfire": "skip"}}, 1),
+        ({"schedule": {"type": "once", "at": "now"}}, 1),
+        ({"schedule": {"type": "cron", "cron": "0 0 1 1 *"}}, 0),
+        ({"description": "only words"}, 0),
+        ({"target": {"type": "log", "message": "other words"}}, 0),
+        ({}, 0),
+    ],
+)
+def test_an_edit_by_apply_is_hinted_when_something_is_due_soon(
+    terminal: Terminal, database: Database, valkey: Valkey, monkeypatch: pytest.MonkeyPatch,
+    write: Callable[[Any], str], change: dict[str, Any], hints: int,
+) -> None:  # fmt: skip
+    soon = {**HOURLY, "name": "soon", "schedule": {"type": "interval", "every_seconds": 30}}
+    terminal("apply", "-f", write({"triggers": [soon]}))
+    execute_scheduled_triggers(database, lambda _: True, timedelta(seconds=90), "test")
+    monkeypatch.setenv("CELERY_BROKER_URL", valkey.url)
+    terminal("apply", "-f", write({"triggers": [soon | change]}))
+    assert "the broker cannot be reached" not in terminal.error
+    assert valkey.command("LLEN", "celery") == hints
 
 
 COMMIT_TO_PUBLISH = """

@@ -885,15 +885,49 @@ def test_with_fire_all_they_run_one_after_another(world: World) -> None:
 
 
 def test_what_waits_is_found_by_a_tick_when_its_release_was_lost(world: World) -> None:
+    """Not with the distant recheck of what waits: one tick and a grace after the other ended."""
     ids = overlapping(world, "queue", horizon=10)
     (first,) = world.start(ids[0])
     world.now += seconds(10)
     world.start(ids[1])
-    world.finish(SUCCEEDED, first)
+    assert released(world.finish(SUCCEEDED, first)) == [ids[1]]
+    world.sent.clear()
+    world.now += GRACE - INSTANT
+    world.tick(horizon=0)
+    assert ids[1] not in sent_ids(world.sent)
+    world.now += INSTANT
+    world.tick(horizon=0)
+    assert ids[1] in sent_ids(world.sent)
+    assert [job.id for job in world.start(ids[1])] == [ids[1]]
+
+
+def test_what_waits_is_looked_at_now_and_then_and_goes_on_waiting(world: World) -> None:
+    """While the other runs: its end may be the one thing that nobody records."""
+    ids = overlapping(world, "queue", horizon=10, timeout_seconds=3600)
+    world.start(ids[0])
+    world.now += seconds(10)
+    world.start(ids[1])
     world.sent.clear()
     world.now += deliver.QUEUED
     world.tick(horizon=0)
     assert ids[1] in sent_ids(world.sent)
+    assert world.start(ids[1]) == []
+    assert fates(world)[:2] == [("running", None), ("pending", None)]
+
+
+def test_what_waits_is_released_by_an_attempt_that_was_lost(world: World) -> None:
+    ids = planned(
+        world, 10, schedule=every(10), policy={"overlap": "queue"}, retry={"max_attempts": 1}
+    )
+    world.start(ids[0])
+    world.now += seconds(10)
+    world.start(ids[1])
+    world.sent.clear()
+    world.now = world.events()[0].lease_until
+    world.tick(horizon=0)
+    assert fates(world)[0] == ("failed", "lost")
+    assert ids[1] in sent_ids(world.sent)
+    assert [job.id for job in world.start(ids[1])] == [ids[1]]
 
 
 # ---------------------------------------------------------------------------------------------- log

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,6 +18,7 @@ from triggers.errors import Conflict, InvalidDocument, NotFound
 from triggers.manage import Changed, Created, Idempotency
 from triggers.settings import Settings
 from triggers.store import delivery
+from triggers.tick import Hint
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 EVERY_10_S = {"type": "interval", "every_seconds": 10}
@@ -33,6 +34,7 @@ class House:
 
     def __init__(self, url: str) -> None:
         self.now = NOON
+        self.sent: list[Hint] = []
         self.database = Database(url, clock=lambda _: self.now)
 
     def document(self, name: str = "t", **parts: Any) -> Any:
@@ -53,7 +55,11 @@ class House:
             return operation(connection, ref, self.database.now, **more)
 
     def tick(self, horizon: float = 90) -> None:
-        tick.execute_scheduled_triggers(self.database, lambda _: True, seconds(horizon), "2026f")
+        tick.execute_scheduled_triggers(self.database, self.dispatch, seconds(horizon), "2026f")
+
+    def dispatch(self, hints: Sequence[Hint]) -> bool:
+        self.sent += hints
+        return True
 
     def start(self) -> list[datetime]:
         """Start what is due, as a worker does. The instants that it was planned for."""
@@ -390,6 +396,55 @@ def test_an_edit_keeps_what_is_due_and_plans_what_no_tick_has_seen(house: House)
     assert house.offsets("pending") == [0, 10, 20]
     house.tick()
     assert house.offsets() == [0, 10, 20]
+
+
+HTTP = {"type": "http", "url": "https://hooks.example.org/"}
+
+
+def test_what_was_sent_for_another_kind_of_target_is_sent_again(house: House) -> None:
+    """A worker that holds it as a log event would find none of that kind, and leave it."""
+    house.create()
+    house.tick()
+    house.sent.clear()
+    house.now += seconds(5)
+    manual = house.do(manage.fire).event_id
+    changed = house.edit(target=HTTP)
+    assert changed.next_at == house.now, "there is something to do for a tick, and so for a hint"
+    house.tick()
+    assert {hint.kind for hint in house.sent} == {"http"}
+    waiting = [event for event in house.events("pending") if event.recheck_at]
+    assert {hint.event_id for hint in house.sent} == {event.id for event in waiting}
+    assert manual in {hint.event_id for hint in house.sent}
+    house.sent.clear()
+    house.tick()
+    assert house.sent == [], "once"
+
+
+def test_what_stays_of_one_kind_is_not_sent_again(house: House) -> None:
+    house.create(target=HTTP)
+    house.tick()
+    house.sent.clear()
+    changed = house.edit(target=HTTP | {"url": "https://other.example.org/"})
+    assert changed.next_at == NOON + seconds(100), "the first that is not planned"
+    house.tick()
+    assert house.sent == []
+
+
+@pytest.mark.parametrize("target", [HTTP, {"type": "log", "message": "m"}])
+def test_what_another_schedule_finds_due_and_unseen_is_sent_at_once(
+    house: House, target: dict[str, Any]
+) -> None:
+    """One occurrence was planned and sent, two are due and were never planned."""
+    house.create()
+    house.tick(0)
+    house.sent.clear()
+    house.now += seconds(25)
+    changed = house.edit(schedule={"type": "cron", "cron": "0 0 1 1 *"}, target=target)
+    assert changed.next_at == house.now
+    house.tick()
+    sent = {hint.event_id for hint in house.sent}
+    assert {event.id for event in house.events("pending")[1:]} <= sent
+    assert len({hint.kind for hint in house.sent}) == 1
 
 
 def test_an_edit_to_now_fires_at_once(house: House) -> None:

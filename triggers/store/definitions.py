@@ -99,18 +99,22 @@ def count_planned(connection: Connection, trigger_id: str, after: datetime) -> i
 
 def unstarted(trigger_id: str) -> list[ColumnElement[bool]]:
     """The condition "was planned for this trigger and never started"."""
+    return [*waiting(trigger_id), Event.attempt == 0, Event.source.in_(_PLANNED)]
+
+
+def waiting(trigger_id: str) -> list[ColumnElement[bool]]:
+    """The condition "waits for its instant, for a worker or for its retry"."""
     return [
         Event.trigger_id == trigger_id,
         Event.recheck_at.is_not(None),  # names the small partial index
         Event.status == str(Status.PENDING),
-        Event.attempt == 0,
-        Event.source.in_(_PLANNED),
     ]
 
 
-def look_now(connection: Connection, trigger_id: str, now: datetime) -> None:
-    """The next tick is to send planned events that never started again."""
-    connection.execute(update(Event).where(*unstarted(trigger_id)).values(recheck_at=now, dispatches=0))
+def look_now(connection: Connection, trigger_id: str, now: datetime) -> int:
+    """The next tick is to send all that waits again. How many."""
+    statement = update(Event).where(*waiting(trigger_id)).values(recheck_at=now, dispatches=0)
+    return connection.execute(statement).rowcount
 
 
 def cancel_unstarted(connection: Connection, trigger_id: str, now: datetime, reason: Reason) -> int:
@@ -121,12 +125,8 @@ def cancel_unstarted(connection: Connection, trigger_id: str, now: datetime, rea
 
 def cancel_pending(connection: Connection, trigger_id: str, now: datetime, reason: Reason) -> int:
     """End all events that wait, also for a retry, also manual ones. How many."""
-    pending = (
-        Event.trigger_id == trigger_id,
-        Event.recheck_at.is_not(None),
-        Event.status == str(Status.PENDING),
-    )
-    return connection.execute(update(Event).where(*pending).values(**cancelled(now, reason))).rowcount
+    statement = update(Event).where(*waiting(trigger_id)).values(**cancelled(now, reason))
+    return connection.execute(statement).rowcount
 
 
 def cancelled(now: datetime, reason: Reason) -> dict[str, Any]:

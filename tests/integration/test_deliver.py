@@ -916,9 +916,7 @@ def test_what_waits_is_looked_at_now_and_then_and_goes_on_waiting(world: World) 
 
 
 def test_what_waits_is_released_by_an_attempt_that_was_lost(world: World) -> None:
-    ids = planned(
-        world, 10, schedule=every(10), policy={"overlap": "queue"}, retry={"max_attempts": 1}
-    )
+    ids = planned(world, 10, schedule=every(10), policy={"overlap": "queue"}, retry={"max_attempts": 1})
     world.start(ids[0])
     world.now += seconds(10)
     world.start(ids[1])

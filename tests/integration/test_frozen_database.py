@@ -19,6 +19,7 @@ from tests.servers import PostgreSQL
 from triggers import manage, tick
 from triggers.definition import parse_trigger
 from triggers.settings import Settings
+from triggers.store import plan
 from triggers.tick import Tick
 
 PATIENCE_SECONDS = 2.0
@@ -101,14 +102,14 @@ def test_a_tick_that_is_frozen_in_its_middle_leaves_nothing_half_done(
     database = Database(frozen.url(), patience=PATIENCE_SECONDS)
     try:
         create(database, "t")
-        insert = tick.plan.insert_events
+        insert = plan.insert_events
 
         def insert_and_freeze(*arguments: Any) -> None:
             insert(*arguments)
             frozen.freeze()
 
         with monkeypatch.context() as patch:
-            patch.setattr(tick.plan, "insert_events", insert_and_freeze)
+            patch.setattr(plan, "insert_events", insert_and_freeze)
             with pytest.raises(OperationalError):
                 ended(aside.submit(execute, database))
         frozen.thaw()

@@ -7,13 +7,15 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import DisconnectionError, OperationalError, TimeoutError
+
+from models.fork import GATE
 
 LOCK_SECONDS = 5  # how long a statement waits for a lock before it gives up
 STATEMENT_SECONDS = 60
@@ -87,7 +89,7 @@ class Database:
         if not self._writing.acquire(timeout=LOCK_SECONDS):
             raise TimeoutError("the database is locked")
         try:
-            with engine.connect() as connection:
+            with GATE.transaction(engine), engine.connect() as connection:
                 connection.execution_options(triggerbeat_lock_until=end)
                 with connection.begin():
                     yield connection
@@ -97,7 +99,9 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that only reads."""
-        with self.engine.connect() as connection, connection.begin():
+        engine = self.engine
+        gate = nullcontext() if self.is_postgres else GATE.transaction(engine)
+        with gate, engine.connect() as connection, connection.begin():
             yield connection
 
     @contextmanager

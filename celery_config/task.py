@@ -14,6 +14,7 @@ from typing import Any
 from celery import Task
 from celery.exceptions import Ignore, Reject, Retry
 
+from celery_config.lost import note
 from models.states import Status
 from triggers.courier import values_of
 from triggers.deliver import Finish, Finished
@@ -51,6 +52,7 @@ class EventTask(Task):
 
     abstract = True
     Strategy = "celery_config.engine:users_strategy"
+    Request = "celery_config.lost:EventRequest"
     recorder: Recorder  # set by celery_worker, which wires
     running = threading.local()  # .job: the event whose attempt runs on this thread
 
@@ -68,6 +70,7 @@ class EventTask(Task):
             raise Ignore("the database is away") from None
         if job is None:
             raise Ignore("the event is not pending any more")
+        note(job.id, job.attempt)
         return job
 
     def attempt(self, job: Job) -> Any:

@@ -409,12 +409,13 @@ def finish_lost(
     now: datetime,
     tzdata: str,
     chance: Callable[[], float],
+    ahead: timedelta = LOOK_AHEAD,
 ) -> Finish:
-    """Judge attempts whose lease ran out."""
+    """Judge attempts that nobody will end: the lease ran out, or the process died."""
     if not lost:
         return Finish()
     jobs = [lost_job(event) for event in lost]
-    done = finish(connection, [Finished(job, LOST, lost=True) for job in jobs], now, tzdata, chance)
+    done = finish(connection, [Finished(job, LOST, lost=True) for job in jobs], now, tzdata, chance, ahead)
     finished(done, now)
     return done
 

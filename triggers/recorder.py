@@ -16,7 +16,7 @@ from typing import Any
 from models.database import Database
 from triggers import deliver
 from triggers.deliver import Finish, Finished
-from triggers.store import delivery
+from triggers.store import delivery, plan
 from triggers.store.delivery import Job
 from triggers.targets import Outcome
 from triggers.tick import Dispatch, Hint
@@ -109,6 +109,21 @@ class Recorder:
             self.finished(one)
             return None
 
+    def lost(self, event_id: str, attempt: int) -> None:
+        """The process that ran this attempt died: judge it now, on a thread, unless it ended all the same."""
+        threading.Thread(target=self._judge_lost, args=(event_id, attempt), daemon=True).start()
+
+    def _judge_lost(self, event_id: str, attempt: int) -> None:
+        try:
+            with self.database.write() as connection:
+                now = self.database.now(connection)
+                found = plan.running(connection, event_id, attempt)
+                done = deliver.finish_lost(connection, found, now, self.tzdata, random.random, self.ahead)
+        except Exception as error:
+            log.warning("event=%s cannot be judged before its lease is over: %s", event_id, error)
+            return
+        self._pass_on(done)
+
     def close(self, seconds: float) -> None:
         """Record what is left, for up to `seconds`."""
         end = time.monotonic() + seconds
@@ -162,11 +177,15 @@ class Recorder:
                 if self._progress.get(event_id) == noted:
                     del self._progress[event_id]
         deliver.finished(done, now)
+        self._pass_on(done)
+        return done
+
+    def _pass_on(self, done: Finish) -> None:
+        """Dispatch the retries that are near, and what was released."""
         hints = [Hint(job.id, due, job.target_type, job.name) for job, due in done.again]
         hints += [Hint(id_, due, kind, "") for id_, due, kind in done.released]
         if hints:
             self.dispatch(hints)
-        return done
 
     def _write_plain(self, batch: Sequence[Finished]) -> Finish:
         if not batch:

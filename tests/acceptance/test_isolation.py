@@ -250,22 +250,13 @@ def test_a_huge_result_is_kept_in_part(free: Installation) -> None:
 
 
 @pytest.mark.slow
-def test_what_dies_in_the_middle_is_lost(free: Installation, stage: Stage, tmp_path: Path) -> None:
-    """A task that will not end is killed with its process, one may end its own, and so may a machine.
-
-    Each time another process takes the slot. Once the lease is over the next tick judges what left no word.
-    """
+def test_a_task_that_will_not_end_is_lost_with_its_lease(free: Installation, stage: Stage) -> None:
+    """It is killed with its process. The next tick judges it, and another process takes the slot."""
     if stage.pool == "solo":
-        return  # a worker without children dies as a whole, which is another test's matter
-    pid = tmp_path / "pid"
-    free.now("exits", task("exit_at_once"), policy={"timeout_seconds": 1})
-    free.wait_for("exits", "running")
-    free.now("killed", task("own_pid", str(pid)), policy={"timeout_seconds": 1})
-    wait_until(lambda: pid.exists() and pid.read_text(), 15, "the task told its process")
-    os.kill(int(pid.read_text()), signal.SIGKILL)
+        return  # nobody can kill a thread
     for name in ("swallow", "swallow_all"):
         free.now(name, task(name, 3600), policy={"timeout_seconds": 1})
-    reasons = {"exits": "lost", "killed": "lost", "swallow_all": "lost", "swallow": "attempts"}
+    reasons = {"swallow_all": "lost", "swallow": "attempts"}
 
     def judged() -> bool:
         free.hint()
@@ -277,3 +268,46 @@ def test_what_dies_in_the_middle_is_lost(free: Installation, stage: Stage, tmp_p
     free.now("after-lost", task("divide", 1, 2))
     free.wait_for("after-lost")
     assert len(stage.worker.descendants()) >= stage.slots
+
+
+# ----------------------------------------------------------------- processes that die, on all databases
+
+AGAIN = {"max_attempts": 2, "min_backoff_seconds": 1, "max_backoff_seconds": 1}
+
+
+def killed_and_tried_again(installation: Installation, directory: Path, worker: Process) -> None:
+    """Two attempts at a task are killed with an hour to go, another task ends its own process.
+
+    There is no tick: all that happens follows from the deaths.
+    """
+    pid = directory / "pid"
+    installation.now("killed", task("own_pid", str(pid)), policy=HOUR, retry=AGAIN)
+    killed: list[int] = []
+    for attempt in (1, 2):
+        wait_until(lambda: pid.exists() and pid.read_text(), 15, "the task told its process")
+        assert installation.event("killed").attempt == attempt
+        killed.append(int(pid.read_text()))
+        pid.unlink()
+        os.kill(killed[-1], signal.SIGKILL)
+    event = installation.wait_for("killed", "failed")
+    assert (event.reason, event.error["type"]) == ("lost", "WorkerLost")
+    assert [(n, outcome) for n, outcome, _ in installation.attempts(event.id)] == [(1, "lost"), (2, "lost")]
+    installation.now("exits", task("exit_at_once"), policy=HOUR)
+    assert installation.wait_for("exits", "failed").reason == "lost"
+    installation.now("after-killed", task("divide", 1, 2))
+    installation.wait_for("after-killed")
+    assert worker.alive()
+
+
+def test_a_task_whose_process_is_killed_is_tried_again_at_once(
+    broker_url: str, database_url: str, tmp_path: Path
+) -> None:
+    with Installation(tmp_path, database_url, broker_url) as installation:
+        killed_and_tried_again(installation, tmp_path, installation.worker())
+
+
+def test_a_killed_task_is_tried_again_at_once_on_rabbitmq(
+    rabbitmq_url: str, sqlite_url: str, tmp_path: Path
+) -> None:
+    with Installation(tmp_path, sqlite_url, rabbitmq_url) as installation:
+        killed_and_tried_again(installation, tmp_path, installation.worker())

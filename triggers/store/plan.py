@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, text
+from sqlalchemy import Connection, TextClause, bindparam, text
 from sqlalchemy.types import String
 
 from models.base import Id, Instant, Json, new_ids
@@ -188,36 +188,44 @@ class Unattended(NamedTuple):
     deleted: bool
 
 
-UNATTENDED = """
+UNFINISHED = """
 SELECT e.id, e.trigger_id, e.status, e.scheduled_for, e.due_at, e.lease_until, e.attempt,
        e.attempt_started_at, e.dispatches, t.name, t.target_type, t.retry, t.policy,
        t.deleted_at IS NOT NULL AS deleted
 FROM events e JOIN triggers t ON t.id = e.trigger_id
-WHERE e.recheck_at <= :now ORDER BY e.recheck_at LIMIT :most {lock}
-"""
+WHERE """
+UNATTENDED = UNFINISHED + "e.recheck_at <= :now ORDER BY e.recheck_at LIMIT :most {lock}"
+RUNNING = UNFINISHED + "e.id = :id AND e.status = 'running' AND e.attempt = :attempt"
 
 
 def unattended(connection: Connection, now: datetime, most: int) -> list[Unattended]:
     """Events that nobody finished, and that somebody must look at now."""
     bulk.plan_anew(connection)
     lock = "FOR NO KEY UPDATE OF e SKIP LOCKED" if bulk.is_postgres(connection) else ""
-    found = connection.execute(
-        text(UNATTENDED.format(lock=lock))
-        .bindparams(bindparam("now", type_=Instant))
-        .columns(
-            id=Id,
-            trigger_id=Id,
-            status=String,
-            scheduled_for=Instant,
-            due_at=Instant,
-            lease_until=Instant,
-            attempt_started_at=Instant,
-            retry=Json,
-            policy=Json,
-        ),
-        {"now": now, "most": most},
+    statement = text(UNATTENDED.format(lock=lock)).bindparams(bindparam("now", type_=Instant))
+    return unfinished(connection, statement, {"now": now, "most": most})
+
+
+def running(connection: Connection, event_id: str, attempt: int) -> list[Unattended]:
+    """The event, if this attempt at it is under way; else nothing."""
+    statement = text(RUNNING).bindparams(bindparam("id", type_=Id))
+    return unfinished(connection, statement, {"id": event_id, "attempt": attempt})
+
+
+def unfinished(connection: Connection, statement: TextClause, values: dict[str, Any]) -> list[Unattended]:
+    """The rows of one of the two statements."""
+    columns = statement.columns(
+        id=Id,
+        trigger_id=Id,
+        status=String,
+        scheduled_for=Instant,
+        due_at=Instant,
+        lease_until=Instant,
+        attempt_started_at=Instant,
+        retry=Json,
+        policy=Json,
     )
-    return [Unattended(*row) for row in found]
+    return [Unattended(*row) for row in connection.execute(columns, values)]
 
 
 LOOK_AGAIN = """

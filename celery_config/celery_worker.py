@@ -17,7 +17,7 @@ from celery.utils.imports import import_from_cwd
 
 from celery_config import engine
 from celery_config.broker import PREFIX, options
-from celery_config.dispatch import Hinter, dispatch, publish_tasks, send_hint
+from celery_config.dispatch import Hinter, dispatch, look, publish_tasks, send_hint
 from celery_config.task import EventTask
 from models.database import Database
 from triggers import logs, retention, tick
@@ -68,6 +68,11 @@ def send(hints: Sequence[Hint]) -> bool:
     return dispatch(celery, hints)
 
 
+def look_into_queues() -> tick.Queues:
+    """Whether messages wait in the broker."""
+    return look(celery, settings.celery_queues)
+
+
 courier = Courier(
     database,
     publish=lambda jobs: publish_tasks(celery, jobs, settings.celery_queues[0]),
@@ -86,7 +91,7 @@ hint = Hinter(celery)
 @celery.task(Strategy="celery_config.engine:strategy")
 def execute_scheduled_triggers(hint: bool = False) -> dict[str, int]:
     """One tick. With `hint` somebody asked for it between two of beat's."""
-    made = tick.run(database, send, horizon, tzdata.IANA_VERSION, node(hint))
+    made = tick.run(database, send, horizon, tzdata.IANA_VERSION, node(hint), look_into_queues)
     return {"planned": made.planned, "skipped": made.skipped, "taken_back": made.taken_back}
 
 

@@ -10,13 +10,15 @@ from itertools import groupby
 from math import ceil
 from typing import Any
 
+from amqp.exceptions import ChannelError
 from celery import Celery
+from kombu import Connection
 
-from celery_config.broker import PREFIX
+from celery_config.broker import OURS, PREFIX
 from triggers.courier import values_of
 from triggers.store.delivery import Job
 from triggers.targets.placeholders import render
-from triggers.tick import Hint
+from triggers.tick import Hint, Queues
 
 NAMED = 64  # so many triggers go by their names, one message each
 SPREAD = 4  # so many messages, at least, share a batch of more, so that workers do
@@ -24,6 +26,8 @@ MOST = 500  # events in one message
 HARD_LIMIT_SECONDS = 10  # after its timeout a task that cannot be interrupted is killed with its process
 AGAIN_SECONDS = 1.0  # between tries while the broker is away
 MERGE_SECONDS = 0.25  # hints to tick are merged over this time
+
+NOT_FOUND = 404  # AMQP's code for a queue that is not there, which kombu uses for Redis, too
 
 TICK = PREFIX + "execute_scheduled_triggers"
 DELIVER = PREFIX + "deliver"
@@ -93,6 +97,30 @@ def publish_tasks(app: Celery, jobs: Sequence[Job], default_queue: str) -> None:
                 time_limit=job.policy["timeout_seconds"] + HARD_LIMIT_SECONDS,
                 headers={"triggerbeat_event": True},
             )
+
+
+def look(app: Celery, tasks: Sequence[str]) -> Queues:
+    """Whether messages wait in our queue, and in those of the users' tasks.
+
+    Never raises: when the broker cannot be asked, they may.
+    """
+    try:
+        with app.pool.acquire(block=True) as connection:
+            return Queues(waits(connection, OURS), any(waits(connection, name) for name in tasks))
+    except Exception as error:
+        log.warning("cannot look into the broker's queues: %s: %s", type(error).__name__, error)
+        return Queues()
+
+
+def waits(connection: Connection, queue: str) -> bool:
+    """Whether a message waits in a queue. One that is not there, as after a flush, has none."""
+    try:
+        with connection.channel() as channel:  # its own: RabbitMQ closes it when there is no such queue
+            return bool(channel.queue_declare(queue, passive=True).message_count)
+    except ChannelError as error:
+        if int(error.reply_code or 0) != NOT_FOUND:
+            raise
+        return False
 
 
 class Hinter:

@@ -87,6 +87,13 @@ class Event(Base):
             postgresql_where=text("recheck_at IS NOT NULL"),
             sqlite_where=text("recheck_at IS NOT NULL"),
         ),
+        # What was sent more than once, for a tick that finds the broker emptied. Next to nothing.
+        Index(
+            "ix_events_sent_again",
+            "recheck_at",
+            postgresql_where=text("dispatches > 1"),
+            sqlite_where=text("dispatches > 1"),
+        ),
         Index(
             "ix_events_unfinished",
             "trigger_id",

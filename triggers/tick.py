@@ -25,6 +25,7 @@ MOST_EVENTS = 10_000  # events in one transaction, and a trigger's batch more
 GRACE = plan.GRACE
 MOST_DISPATCHES = 1_000  # that are counted: the column has two bytes
 LONGEST_GRACE = timedelta(minutes=5)  # so that a backlog does not amplify itself
+DOUBLINGS = 5  # of the grace, until it is the longest
 
 log = logging.getLogger("triggerbeat.tick")
 
@@ -39,6 +40,16 @@ class Hint(NamedTuple):
 
 
 Dispatch = Callable[[Sequence[Hint]], bool]  # hands hints to the broker; whether they were published
+
+
+class Queues(NamedTuple):
+    """Whether messages wait in the broker: in our queue, and in those of the users' tasks."""
+
+    ours: bool = True
+    tasks: bool = True
+
+
+Look = Callable[[], Queues]  # asks the broker; who cannot tell says that they do
 
 
 @dataclass(slots=True)
@@ -58,11 +69,17 @@ class Tick:
 
 
 def execute_scheduled_triggers(
-    database: Database, dispatch: Dispatch, horizon: timedelta, tzdata: str, batch: int = BATCH
+    database: Database,
+    dispatch: Dispatch,
+    horizon: timedelta,
+    tzdata: str,
+    batch: int = BATCH,
+    look: Look = Queues,
 ) -> Tick:
     """Plan what is due up to now + `horizon`, and take back what nobody finished.
 
-    0. Look whether there is anything to do; mostly there is not.
+    0. Look whether there is anything to do; mostly there is not. What was sent again and again, while no
+       message waits in the broker, is to be sent now.
     1. Events whose `recheck_at` has passed are dispatched again, or their lost attempt is judged: they are
        older than what is planned now.
     2. Claim a batch of triggers, compute their events, insert them, advance the cursors; commit.
@@ -75,21 +92,29 @@ def execute_scheduled_triggers(
         now = database.now(connection)
         found = plan.outlook(connection, now, now + horizon)
     tick = Tick(database, dispatch, tzdata, now, now + horizon)
-    if found.unattended:
+    lost = found.sent_again and notice_lost(tick, look(), batch)
+    if found.unattended or lost:
         while take_back(tick, batch):
             pass
     if found.due:
         plan_all(tick, batch)
-    if found.due or found.exhausted or found.unattended:
+    if found.due or found.exhausted or found.unattended or lost:
         with database.write() as connection:
             lifecycle.complete(connection, tick.now, tzdata)
     return tick
 
 
-def run(database: Database, dispatch: Dispatch, horizon: timedelta, tzdata: str, node: str | None) -> Tick:
+def run(
+    database: Database,
+    dispatch: Dispatch,
+    horizon: timedelta,
+    tzdata: str,
+    node: str | None,
+    look: Look = Queues,
+) -> Tick:
     """A tick, with word of it left for `node` (None leaves none: beat did not send it)."""
     began = time.monotonic()
-    tick = execute_scheduled_triggers(database, dispatch, horizon, tzdata)
+    tick = execute_scheduled_triggers(database, dispatch, horizon, tzdata, look=look)
     if node is not None:
         with database.write() as connection:
             now = database.now(connection)
@@ -234,7 +259,27 @@ def take_back(tick: Tick, batch: int) -> bool:
     return send(tick, hints) and len(found) == batch
 
 
+def notice_lost(tick: Tick, queues: Queues, batch: int) -> bool:
+    """Events wait for a message that is not in the broker: the next step sends it again. Whether any do.
+
+    Before this tick sends anything itself. What a worker holds is sent to it once more, in vain; that cannot
+    pile up, since nothing is sent again while the copy waits.
+    """
+    if queues.ours:
+        return False
+    graces = [grace(number) for number in range(1, DOUBLINGS + 1)]
+    total, count = 0, batch
+    while count == batch:
+        with tick.database.write() as connection:
+            now = tick.database.now(connection)
+            count = plan.messages_lost(connection, now, batch, graces, not queues.tasks)
+        total += count
+    if total:
+        log.warning("the broker's queues are empty although %d events wait: sending them again", total)
+    return total > 0
+
+
 def grace(dispatches: int) -> timedelta:
     """How long to wait for a start after dispatch number `dispatches` + 1 before looking again."""
-    doublings: int = 2 ** min(dispatches, 10)
-    return min(LONGEST_GRACE, GRACE * doublings)
+    factor: int = 2 ** min(dispatches, DOUBLINGS)
+    return min(LONGEST_GRACE, GRACE * factor)

@@ -170,6 +170,13 @@ def upgrade() -> None:
             sqlite_where=sa.text("recheck_at IS NOT NULL"),
         )
         batch_op.create_index(
+            "ix_events_sent_again",
+            ["recheck_at"],
+            unique=False,
+            postgresql_where=sa.text("dispatches > 1"),
+            sqlite_where=sa.text("dispatches > 1"),
+        )
+        batch_op.create_index(
             "ix_events_trigger_id_scheduled_for", ["trigger_id", "scheduled_for"], unique=False
         )
         batch_op.create_index(
@@ -313,6 +320,11 @@ def downgrade() -> None:
             sqlite_where=sa.text("recheck_at IS NOT NULL"),
         )
         batch_op.drop_index("ix_events_trigger_id_scheduled_for")
+        batch_op.drop_index(
+            "ix_events_sent_again",
+            postgresql_where=sa.text("dispatches > 1"),
+            sqlite_where=sa.text("dispatches > 1"),
+        )
         batch_op.drop_index(
             "ix_events_recheck_at",
             postgresql_where=sa.text("recheck_at IS NOT NULL"),

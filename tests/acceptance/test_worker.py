@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 
 import pytest
 from kombu import Connection
+from sqlalchemy import update
 
 from celery_config.dispatch import dispatch
+from models.event import Event
 from tests.acceptance.conftest import sqlite_copy
 from tests.acceptance.installation import (
     Installation,
@@ -270,6 +272,32 @@ def test_worker_and_beat_outlive_their_broker(kind: str, postgres_url: str, tmp_
         promptly(installation)
         assert worker.alive()
         assert beat.alive()
+
+
+@pytest.mark.parametrize("target", [message(), task("divide", 1, 2)], ids=["log", "task"])
+def test_what_an_emptied_broker_has_lost_is_sent_by_the_next_tick(
+    target: dict[str, Any], valkey: Valkey, database_url: str, tmp_path: Path
+) -> None:
+    """It was sent many times in a backlog, and would be looked at in five minutes. The worker lives on."""
+    with Installation(tmp_path, database_url, valkey.url) as installation:
+        installation.worker()
+        installation.now("before", target)
+        installation.wait_for("before")
+        installation.create("lost", target)
+        tick.execute_scheduled_triggers(
+            installation.database, lambda hints: True, timedelta(seconds=90), "test"
+        )
+        with installation.database.write() as connection:
+            now = installation.database.now(connection)
+            often = {"dispatches": 7, "recheck_at": now + timedelta(seconds=285)}
+            overdue = {"due_at": now - timedelta(seconds=600), "fire_at": now - timedelta(seconds=600)}
+            overdue |= {"scheduled_for": now - timedelta(seconds=600)}
+            connection.execute(
+                update(Event).where(Event.status == "pending").values(**often, **overdue, misfire_at=None)
+            )
+        valkey.flush()
+        installation.hint()
+        installation.wait_for("lost")
 
 
 def create_both(installation: Installation, name: str) -> None:

@@ -24,7 +24,7 @@ from triggers.settings import Settings
 from triggers.store import plan
 from triggers.store.delivery import Job
 from triggers.targets import Outcome
-from triggers.tick import GRACE, LONGEST_GRACE, Hint, Tick, grace
+from triggers.tick import GRACE, LONGEST_GRACE, Hint, Queues, Tick, grace
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 SETTINGS = Settings(allow_private_targets=True)
@@ -61,6 +61,7 @@ class World:
         self.now = NOON
         self.sent: list[Hint] = []
         self.broker_is_up = True
+        self.queues = Queues()
         self._databases: list[Database] = []
         self.database = self.connect()
 
@@ -97,7 +98,9 @@ class World:
             manage.delete(connection, name, self.database.now)
 
     def tick(self, horizon: float = 90, batch: int = tick.BATCH) -> Tick:
-        return tick.execute_scheduled_triggers(self.database, self.dispatch, seconds(horizon), TZDATA, batch)
+        return tick.execute_scheduled_triggers(
+            self.database, self.dispatch, seconds(horizon), TZDATA, batch, lambda: self.queues
+        )
 
     def start(self, *ids: str, kind: str = "http") -> list[Job]:
         """What a worker does with a hint: the attempts that it won."""
@@ -651,6 +654,133 @@ def test_an_event_that_nobody_started_is_dispatched_again_and_again_ever_more_ra
     assert waits == [10, 10, 20, 40, 80, 160, 300, LONGEST_GRACE.total_seconds()]
     assert world.sent == [Hint(world.event().id, NOON, "log", "t")] * 9
     assert world.event().status == "pending"
+
+
+def send_again_and_again(world: World, times: int) -> None:
+    """Nobody starts what is dispatched, while messages wait in the broker."""
+    world.queues = Queues(ours=True, tasks=True)
+    for _ in range(times):
+        world.now = max(event.recheck_at for event in world.events())
+        world.tick()
+    world.sent.clear()
+
+
+EMPTY = Queues(ours=False, tasks=False)
+TASK = {"type": "celery", "task": "examples.tasks.add", "args": [1, 2]}
+
+
+@pytest.mark.parametrize("times", range(10))
+@pytest.mark.parametrize("target", [LOG, HTTP, TASK])
+def test_when_the_broker_was_emptied_the_next_tick_sends_what_waits(
+    world: World, times: int, target: dict[str, Any]
+) -> None:
+    """However rarely it would be looked at by then: a tick, and the grace of a message that was just sent."""
+    world.create(schedule=once(), target=target)
+    world.tick()
+    send_again_and_again(world, times)
+    world.queues = EMPTY
+    world.now += GRACE
+    world.tick()
+    assert sent_ids(world.sent) == world.ids()
+    assert world.event().recheck_at <= world.now + 2 * GRACE, "and the count begins anew"
+
+
+def test_what_was_sent_a_moment_ago_is_not_lost_yet(world: World) -> None:
+    """A worker has just taken its message. Hints make ticks several times a second."""
+    world.create(schedule=once())
+    world.tick()
+    send_again_and_again(world, 5)
+    world.queues = EMPTY
+    for _ in range(10):
+        world.now += GRACE / 11
+        world.tick()
+    assert world.sent == []
+    world.now += GRACE / 11
+    world.tick()
+    assert sent_ids(world.sent) == world.ids()
+    for _ in range(10):
+        world.now += GRACE / 11
+        world.tick()
+    assert len(world.sent) == 1
+
+
+def test_what_is_not_due_yet_is_held_and_not_lost(world: World) -> None:
+    """Workers hold it: the queues are empty, as they nearly always are."""
+    world.create(schedule=once(), target=HTTP)
+    world.tick()
+    send_again_and_again(world, 4)
+    world.change(Event, due_at=world.now + seconds(60))
+    world.queues = EMPTY
+    world.now += GRACE
+    world.tick(horizon=0)
+    assert world.sent == []
+
+
+def test_while_tasks_wait_in_their_queue_no_other_is_added(world: World) -> None:
+    """Our queue is always empty then: its messages went on to the other."""
+    world.create("task", once(), TASK)
+    world.create("call", once(), HTTP)
+    world.tick()
+    send_again_and_again(world, 6)
+    world.queues = Queues(ours=False, tasks=True)
+    world.now += GRACE
+    world.tick()
+    assert {hint.kind for hint in world.sent} == {"http"}
+    world.sent.clear()
+    world.queues = Queues(ours=True, tasks=False)
+    world.now += GRACE
+    world.tick()
+    assert "celery" not in {hint.kind for hint in world.sent}, "what waits in ours may be about tasks"
+
+
+def test_a_backlog_does_not_amplify_itself(world: World) -> None:
+    """An hour in which more waits than is done, and a tick a minute: 17 messages, not 60, for each event."""
+    for number in range(3):
+        world.create(f"t{number}", once(), TASK)
+    world.tick()
+    world.queues = Queues(ours=False, tasks=True)
+    for _ in range(60):
+        world.now += seconds(60)
+        world.tick()
+    assert set(Counter(sent_ids(world.sent)).values()) == {17}
+
+
+def test_what_runs_or_has_ended_is_not_sent_although_the_queues_are_empty(world: World) -> None:
+    world.create(schedule=once(), target=HTTP, policy={"timeout_seconds": 3600})
+    world.tick()
+    send_again_and_again(world, 4)
+    (job,) = world.start()
+    world.queues = EMPTY
+    world.now += seconds(60)
+    world.tick()
+    assert world.sent == []
+    world.finish(SUCCEEDED, job)
+    world.now += seconds(60)
+    world.tick()
+    assert world.sent == []
+
+
+def test_many_that_are_lost_are_sent_in_batches(world: World) -> None:
+    for number in range(7):
+        world.create(f"t{number}", once())
+    world.tick()
+    send_again_and_again(world, 4)
+    world.queues = EMPTY
+    world.now += GRACE
+    world.tick(batch=3)
+    assert sent_ids(world.sent) == sorted(world.ids())
+
+
+def test_the_broker_is_only_asked_when_there_is_a_doubt(world: World) -> None:
+    world.create(schedule=once())
+    world.create("other", every(10))
+
+    def look() -> Queues:
+        raise AssertionError("asked")
+
+    for _ in range(3):
+        world.now += seconds(5)
+        tick.execute_scheduled_triggers(world.database, world.dispatch, seconds(90), TZDATA, look=look)
 
 
 def test_the_count_of_dispatches_has_room_for_ever(world: World) -> None:

@@ -242,7 +242,8 @@ def end(
 
 
 WAIT = """
-UPDATE events SET recheck_at = :recheck, misfire_at = NULL WHERE id {ids} AND status = 'pending'
+UPDATE events SET recheck_at = :recheck, misfire_at = NULL, dispatches = 0
+WHERE id {ids} AND status = 'pending'
 """
 
 

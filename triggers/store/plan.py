@@ -148,22 +148,26 @@ def advance(connection: Connection, plans: Iterable[tuple[Plan, Sequence[Plannab
 
 
 class Outlook(NamedTuple):
-    """Whether there is anything to do for a tick: to plan, to take back, to complete."""
+    """Whether there is anything to do for a tick: to plan, to take back, to complete; and whether something
+    was sent again and again, and may wait for long until it is looked at.
+    """
 
     due: bool
     unattended: bool
     exhausted: bool
+    sent_again: bool
 
 
 OUTLOOK = """
 SELECT EXISTS (SELECT 1 FROM triggers WHERE next_at <= :until),
        EXISTS (SELECT 1 FROM events WHERE recheck_at <= :now),
-       EXISTS (SELECT 1 FROM triggers WHERE exhausted)
+       EXISTS (SELECT 1 FROM triggers WHERE exhausted),
+       EXISTS (SELECT 1 FROM events WHERE dispatches > 1 AND recheck_at > :now)
 """
 
 
 def outlook(connection: Connection, now: datetime, until: datetime) -> Outlook:
-    """Three probes of three small indexes, which is all that an idle tick costs."""
+    """Four probes of four small indexes, which is all that an idle tick costs."""
     bulk.plan_anew(connection)
     parameters = bulk.instants(connection, {"now": now, "until": until})
     return Outlook(*map(bool, connection.execute(text(OUTLOOK), parameters).one()))
@@ -249,6 +253,40 @@ def look_now(connection: Connection, ids: Iterable[str], now: datetime) -> None:
         bulk.sql(connection, UNPUBLISHED),
         bulk.instants(connection, {"now": now}) | {"ids": bulk.ids(connection, ids)},
     )
+
+
+LOST = """
+UPDATE events SET recheck_at = :now, dispatches = 0
+WHERE status = 'pending' AND dispatches > 1 AND id IN (
+  SELECT e.id FROM events e JOIN triggers t ON t.id = e.trigger_id
+  WHERE e.dispatches > 1 AND e.recheck_at > :now AND e.status = 'pending' AND e.due_at <= :overdue
+    AND e.recheck_at <= CASE e.dispatches {cases} ELSE :last END
+    AND (t.target_type <> 'celery' OR :tasks)
+  LIMIT :most {lock})
+"""
+
+
+def messages_lost(
+    connection: Connection,
+    now: datetime,
+    most: int,
+    graces: Sequence[timedelta],
+    tasks: bool,
+) -> int:
+    """The messages of these events are lost, since none waits: a tick is to send them, as if for the first
+    time. How many.
+
+    They are overdue, and were sent at least `GRACE` ago, which follows from the grace that they were given:
+    `graces` are those after the second dispatch, the third and so on. With `tasks` also users' tasks.
+    """
+    limits = {f"after_{number}": now + grace - GRACE for number, grace in enumerate(graces, start=2)}
+    *cases, last = limits
+    statement = LOST.format(
+        cases=" ".join(f"WHEN {name[6:]} THEN :{name}" for name in cases),
+        lock="FOR NO KEY UPDATE OF e SKIP LOCKED" if bulk.is_postgres(connection) else "",
+    ).replace(":last", f":{last}")
+    parameters = bulk.instants(connection, limits | {"now": now, "overdue": now - GRACE})
+    return connection.execute(text(statement), parameters | {"most": most, "tasks": tasks}).rowcount
 
 
 NODE_TICKED = """

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,18 +16,21 @@ import tzdata
 from celery import Celery, signals
 from celery.schedules import crontab
 from celery.utils.imports import import_from_cwd
+from sqlalchemy.exc import SQLAlchemyError
 
 from celery_config import engine
 from celery_config.broker import PREFIX, options
 from celery_config.dispatch import Hinter, dispatch, look, publish_tasks, send_hint
 from celery_config.task import EventTask
-from models.database import Database
+from models.database import Database, in_one_line, is_away
 from triggers import logs, retention, tick
 from triggers.courier import Courier
-from triggers.errors import ConfigurationError
+from triggers.errors import ConfigurationError, DatabaseAway
 from triggers.recorder import Recorder
 from triggers.settings import Settings
 from triggers.tick import Hint
+
+log = logging.getLogger("triggerbeat.worker")
 
 CHILD_FLUSH_SECONDS = 5  # for recording results when a pool process ends
 
@@ -88,14 +93,27 @@ EventTask.recorder = Recorder(database, send, tzdata.IANA_VERSION, horizon)
 hint = Hinter(celery)
 
 
-@celery.task(Strategy="celery_config.engine:strategy")
+@contextmanager
+def told(doing: str) -> Iterator[None]:
+    """A database that is away is one line in the log, and not the traceback of whoever noticed it."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        if not is_away(error):
+            raise
+        log.error("cannot %s: %s", doing, in_one_line(error))
+        raise DatabaseAway(in_one_line(error)) from None
+
+
+@celery.task(Strategy="celery_config.engine:strategy", throws=(DatabaseAway,))
 def execute_scheduled_triggers(hint: bool = False) -> dict[str, int]:
     """One tick. With `hint` somebody asked for it between two of beat's."""
-    made = tick.run(database, send, horizon, tzdata.IANA_VERSION, node(hint), look_into_queues)
+    with told("tick, the next one makes up for it"):
+        made = tick.run(database, send, horizon, tzdata.IANA_VERSION, node(hint), look_into_queues)
     return {"planned": made.planned, "skipped": made.skipped, "taken_back": made.taken_back}
 
 
-@celery.task(Strategy="celery_config.engine:strategy")
+@celery.task(Strategy="celery_config.engine:strategy", throws=(DatabaseAway,))
 def update_event_states() -> dict[str, int]:
     """Archive finished events, delete archived ones."""
     ages = retention.Ages(
@@ -103,14 +121,16 @@ def update_event_states() -> dict[str, int]:
         archived=timedelta(seconds=settings.event_archived_seconds),
         failed=timedelta(seconds=settings.event_failed_seconds),
     )
-    return retention.update_event_states(database, ages)
+    with told("archive and delete, the next run does"):
+        return retention.update_event_states(database, ages)
 
 
-@celery.task(Strategy="celery_config.engine:strategy")
+@celery.task(Strategy="celery_config.engine:strategy", throws=(DatabaseAway,))
 def deliver(kind: str, batch: list[list[Any]]) -> int:
     """Take over events, `[[instant, [event id, ...]], ...]`, until their instant, and deliver them."""
     events = [(id_, datetime.fromisoformat(due)) for due, ids in batch for id_ in ids]
-    courier.submit(kind, events)
+    with told(f"take over {len(events)} events, a tick sends them again"):
+        courier.submit(kind, events)
     return len(events)
 
 

@@ -15,6 +15,7 @@ from celery import Task
 from celery.exceptions import Ignore, Reject, Retry
 
 from celery_config.lost import note
+from models.database import in_one_line
 from models.states import Status
 from triggers.courier import values_of
 from triggers.deliver import Finish, Finished
@@ -66,7 +67,9 @@ class EventTask(Task):
         try:
             job = begin(self.recorder.database, self.request.id, self.name)
         except Exception as error:
-            log.warning("event=%s cannot start, a tick sends it again: %s", self.request.id, error)
+            log.warning(
+                "event=%s cannot start, a tick sends it again: %s", self.request.id, in_one_line(error)
+            )
             raise Ignore("the database is away") from None
         if job is None:
             raise Ignore("the event is not pending any more")

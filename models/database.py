@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import DisconnectionError, OperationalError, TimeoutError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError, TimeoutError
 
 from models.fork import GATE
 
@@ -275,6 +275,28 @@ def begin_to_write(driver: Any, until: float) -> None:
         time.sleep(pause)
         pause = min(pause * 1.5, LONGEST_POLL_SECONDS)
     driver.execute(f"PRAGMA busy_timeout={LOCK_SECONDS * 1000}")
+
+
+MISSING = ("42P01", "42703", "no such table", "no such column")  # PostgreSQL's codes, SQLite's words
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether the database is to blame: it is away, busy for too long, or not migrated."""
+    return isinstance(error, OperationalError | InterfaceError | TimeoutError) or is_unmigrated(error)
+
+
+def is_unmigrated(error: BaseException) -> bool:
+    """Whether a table or a column is missing."""
+    if not isinstance(error, DBAPIError):
+        return False
+    return getattr(error.orig, "sqlstate", None) in MISSING or str(error.orig).startswith(MISSING)
+
+
+def in_one_line(error: BaseException) -> str:
+    """An error of the database, without the statement and its parameters, which may hold secrets."""
+    text = str(error.orig) if isinstance(error, DBAPIError) else str(error)
+    line = text.strip().partition("\n")[0] or type(error).__name__
+    return f"{line} (was `triggerbeat migrate` run?)" if is_unmigrated(error) else line
 
 
 def migrate(url: str) -> None:

@@ -12,9 +12,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import click
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
-from models.database import Database, schema_is_current
+from models.database import Database, in_one_line, schema_is_current
 from triggers import local_files, logs, queue_view
 from triggers.cli import INTERRUPTED
 from triggers.cli_output import note, print_json
@@ -166,14 +166,8 @@ def why_not(database: Database, settings: Settings, error: SQLAlchemyError) -> s
             if not schema_is_current(connection):
                 return f"the schema of {where} is not the newest: run `triggerbeat migrate`"
     except SQLAlchemyError as second:
-        return f"the database {where} does not answer: {reason(second)}"
-    return f"the database {where} says: {reason(error)}"
-
-
-def reason(error: SQLAlchemyError) -> str:
-    """The driver's own message; without the statement and its parameters, which may hold secrets."""
-    text = str(error.orig) if isinstance(error, DBAPIError) else str(error)
-    return text.strip().partition("\n")[0] or type(error).__name__
+        return f"the database {where} does not answer: {in_one_line(second)}"
+    return f"the database {where} says: {in_one_line(error)}"
 
 
 def report(error: BaseException) -> int:

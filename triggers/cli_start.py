@@ -8,10 +8,10 @@ from zoneinfo import ZoneInfo
 import click
 from sqlalchemy.exc import SQLAlchemyError
 
-from models.database import alembic_config
+from models.database import alembic_config, in_one_line
 from models.database import migrate as bring_up_to_date
 from triggers import schedule as schedules
-from triggers.cli_base import Refused, Session, command, reason
+from triggers.cli_base import Refused, Session, command
 from triggers.cli_output import Document, brief, note, page, print_table
 from triggers.errors import InvalidSchedule
 from triggers.rfc3339 import format_utc, parse_moment
@@ -29,7 +29,7 @@ def up(session: Session, demo: bool) -> None:
     try:
         run_stack(session.settings, demo, session.as_json)
     except SQLAlchemyError as error:
-        raise Refused(f"the database cannot be used: {reason(error)}") from error
+        raise Refused(f"the database cannot be used: {in_one_line(error)}") from error
 
 
 @command
@@ -42,7 +42,7 @@ def migrate(session: Session) -> None:
     try:
         bring_up_to_date(url)
     except SQLAlchemyError as error:
-        raise Refused(f"the database cannot be used: {reason(error)}") from error
+        raise Refused(f"the database cannot be used: {in_one_line(error)}") from error
     except CommandError as error:  # its schema is of a version that we do not know
         raise Refused(f"the database cannot be migrated: {error}") from error
     version = ScriptDirectory.from_config(alembic_config(url)).get_current_head()

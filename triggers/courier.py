@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from models.database import Database
+from models.database import Database, in_one_line, is_away
 from triggers import deliver
 from triggers.deliver import Finish, Finished
 from triggers.store import delivery, lifecycle
@@ -155,7 +155,7 @@ class Courier:
             self._finish([])
             self._look([NOBODY], "http")
         except Exception as error:
-            logger.warning("cannot use the database (was `triggerbeat migrate` run?): %s", error)
+            logger.warning("cannot use the database: %s", in_one_line(error))
 
     def submit(self, kind: str, batch: Batch) -> None:
         """Take over events of one kind of target; blocks while there is more than enough due here."""
@@ -216,8 +216,11 @@ class Courier:
                 await work()
             except asyncio.CancelledError:
                 raise
-            except Exception:
-                logger.exception("the delivery loop goes on; the next tick takes these events back")
+            except Exception as error:
+                known = is_away(error)  # then where it was met is of no interest
+                logger.error(
+                    "the next tick takes these events back: %s", in_one_line(error), exc_info=not known
+                )
             self._notify_room()
 
     async def _sql(self, call: Callable[..., T], *args: Any) -> T:
@@ -431,7 +434,7 @@ class Courier:
             try:
                 return await self._sql(deliver.record, self._finish, batch)
             except Exception as error:
-                logger.warning("cannot record %d results, trying again: %s", len(batch), error)
+                logger.warning("cannot record %d results, trying again: %s", len(batch), in_one_line(error))
                 await asyncio.sleep(PAUSE_SECONDS)
 
     def _finish(self, batch: Sequence[Finished]) -> Finish:

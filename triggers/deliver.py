@@ -133,6 +133,8 @@ def judge_overlaps(connection: Connection, jobs: Sequence[Job], now: datetime) -
         else:
             missed.append(job)
     delivery.wait(connection, [job.id for job in queued], now + QUEUED)
+    for job in queued:
+        report(job, "queued", status=Status.PENDING, late=lateness(job, now), reason=Reason.OVERLAP)
     held = {job.id for job in queued}
     return [job for job in drop(connection, jobs, missed, Reason.OVERLAP, now) if job.id not in held]
 

@@ -58,3 +58,7 @@ class NotFound(TriggerbeatError):
 
 class Conflict(TriggerbeatError):
     """The request contradicts what is stored."""
+
+
+class DatabaseAway(TriggerbeatError):
+    """The database does not answer, or is not migrated."""

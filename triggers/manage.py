@@ -11,6 +11,7 @@ The steps of every change of a stored trigger:
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -21,13 +22,16 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from models.base import new_id
-from models.states import Change, Reason, Source, TriggerState
+from models.states import Change, Reason, Source, Status, TriggerState
 from triggers import planning
 from triggers import schedule as schedules
 from triggers.definition import TriggerDocument, check_payload
 from triggers.definition.reading import BEGINNING, MICROSECOND
 from triggers.errors import Conflict, InvalidSchedule, NotFound
+from triggers.logs import step
 from triggers.store import definitions, plan
+
+log = logging.getLogger("triggerbeat.trigger")
 
 TZDATA: str = import_module("tzdata").IANA_VERSION
 UNLIMITED = 1_000_000_000_000  # occurrences; more than any schedule has until the year 9999
@@ -174,7 +178,8 @@ def pause(connection: Connection, ref: str, now: Now, change: Change = Change.PA
     if row["state"] == TriggerState.COMPLETED:
         raise Conflict("the trigger is completed: there is nothing left to pause")
     values = unplan(connection, row, at, Reason.PAUSED)
-    definitions.cancel_unstarted(connection, row["id"], at, Reason.PAUSED)
+    cancelled = definitions.cancel_unstarted(connection, row["id"], at, Reason.PAUSED)
+    report_cancelled(row, cancelled, Reason.PAUSED)
     return settle(connection, row, values | {"state": str(TriggerState.PAUSED)}, change, at)
 
 
@@ -204,7 +209,8 @@ def delete(connection: Connection, ref: str, now: Now) -> Changed:
     """
     row, at = lock(connection, ref, now)
     values = unplan(connection, row, at, Reason.DELETED)
-    definitions.cancel_pending(connection, row["id"], at, Reason.DELETED)
+    cancelled = definitions.cancel_pending(connection, row["id"], at, Reason.DELETED)
+    report_cancelled(row, cancelled, Reason.DELETED)
     return settle(connection, row, values | {"deleted_at": at, "secret": None}, Change.DELETED, at)
 
 
@@ -267,7 +273,7 @@ def replan(
     connection: Connection, row: Mapping[str, Any], values: Mapping[str, Any], at: datetime
 ) -> dict[str, Any]:
     """The columns of a trigger that plans by another schedule or policy from `at` on."""
-    count = catch_up(connection, row, at) - definitions.drop_planned(connection, row["id"], at)
+    count = catch_up(connection, row, at) - drop_planned(connection, row, at)
     if values["schedule"] == row["schedule"]:
         anchor, cursor = row["anchor"], plan_from(row["schedule"], row["anchor"], at, count)
     else:
@@ -310,10 +316,24 @@ def unplan(connection: Connection, row: Mapping[str, Any], at: datetime, reason:
 
     Occurrences up to `at` that no tick has seen yet get one event, cancelled, that covers them.
     """
-    count = row["planned_count"] - definitions.drop_planned(connection, row["id"], at)
+    count = row["planned_count"] - drop_planned(connection, row, at)
     if row["next_at"] is not None and row["next_at"] <= at:
         count += cover(connection, row, at, reason)
     return {"planned_until": at, "next_at": None, "exhausted": False, "planned_count": count}
+
+
+def drop_planned(connection: Connection, row: Mapping[str, Any], at: datetime) -> int:
+    """Remove what is planned for later, and say so in the log. How many occurrences."""
+    count = definitions.drop_planned(connection, row["id"], at)
+    if count:
+        step(log, "unplanned", trigger=row["name"], after=at, occurrences=count)
+    return count
+
+
+def report_cancelled(row: Mapping[str, Any], count: int, reason: Reason) -> None:
+    """One line for all events that a change of their trigger has ended."""
+    if count:
+        step(log, "cancelled", trigger=row["name"], status=Status.CANCELLED, reason=reason, events=count)
 
 
 def cover(connection: Connection, row: Mapping[str, Any], at: datetime, reason: Reason) -> int:
@@ -327,7 +347,17 @@ def cover(connection: Connection, row: Mapping[str, Any], at: datetime, reason: 
         "coalesced": run.count,
         "coalesced_from": run.first if run.count > 1 else None,
     }
-    definitions.insert_event(connection, row["id"], Source.SCHEDULE, run.last, at, **more)
+    event_id = definitions.insert_event(connection, row["id"], Source.SCHEDULE, run.last, at, **more)
+    step(
+        log,
+        "cancelled",
+        trigger=row["name"],
+        event=event_id,
+        scheduled_for=run.last,
+        status=Status.CANCELLED,
+        reason=reason,
+        coalesced=run.count,
+    )
     return run.count
 
 

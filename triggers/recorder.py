@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from models.database import Database
+from models.database import Database, in_one_line
 from triggers import deliver
 from triggers.deliver import Finish, Finished
 from triggers.store import delivery, plan
@@ -87,7 +87,9 @@ class Recorder:
         try:
             job = begin(self.database, event_id, task)
         except Exception as error:
-            log.warning("event=%s cannot be refused yet, a tick sends it again: %s", event_id, error)
+            log.warning(
+                "event=%s cannot be refused yet, a tick sends it again: %s", event_id, in_one_line(error)
+            )
             return
         if job is not None:
             self.finished(Finished(job, Outcome(False, error={"type": kind, "message": message})))
@@ -105,7 +107,7 @@ class Recorder:
         try:
             return self._write([one])
         except Exception as error:
-            log.warning("event=%s cannot record its result yet: %s", one.job.id, error)
+            log.warning("event=%s cannot record its result yet: %s", one.job.id, in_one_line(error))
             self.finished(one)
             return None
 
@@ -120,7 +122,9 @@ class Recorder:
                 found = plan.running(connection, event_id, attempt)
                 done = deliver.finish_lost(connection, found, now, self.tzdata, random.random, self.ahead)
         except Exception as error:
-            log.warning("event=%s cannot be judged before its lease is over: %s", event_id, error)
+            log.warning(
+                "event=%s cannot be judged before its lease is over: %s", event_id, in_one_line(error)
+            )
             return
         self._pass_on(done)
 
@@ -159,7 +163,7 @@ class Recorder:
                 deliver.record(self._write, batch)
                 return
             except Exception as error:
-                log.warning("cannot record %d results, trying again: %s", len(batch), error)
+                log.warning("cannot record %d results, trying again: %s", len(batch), in_one_line(error))
                 time.sleep(PAUSE_SECONDS)
 
     def _write(self, batch: Sequence[Finished]) -> Finish:

@@ -228,7 +228,7 @@ def send(tick: Tick, hints: Sequence[Hint]) -> bool:
 def take_back(tick: Tick, batch: int) -> bool:
     """Look at a batch of unattended events; whether to go on with another."""
     hints: list[Hint] = []
-    cancelled: list[str] = []
+    cancelled: list[plan.Unattended] = []
     with tick.database.write() as connection:
         now = tick.database.now(connection)
         found = plan.unattended(connection, now, batch)
@@ -236,7 +236,7 @@ def take_back(tick: Tick, batch: int) -> bool:
         lost: list[plan.Unattended] = []
         for event in found:
             if event.status == Status.PENDING and event.deleted:
-                cancelled.append(event.id)
+                cancelled.append(event)
             elif event.status == Status.PENDING:
                 hints.append(Hint(event.id, event.due_at, event.target_type, event.name))
                 again.append(
@@ -251,12 +251,28 @@ def take_back(tick: Tick, batch: int) -> bool:
             else:
                 lost.append(event)
         plan.look_again(connection, again)
-        delivery.end(connection, cancelled, Status.CANCELLED, Reason.DELETED, now)
+        cancel(connection, cancelled, now)
         done = finish_lost(connection, lost, now, tick.tzdata, random.random)
         hints += [Hint(job.id, due, job.target_type, job.name) for job, due in done.again]
         hints += [Hint(id_, due, kind, "") for id_, due, kind in done.released]
     tick.taken_back += len(found)
     return send(tick, hints) and len(found) == batch
+
+
+def cancel(connection: Connection, events: Sequence[plan.Unattended], now: datetime) -> None:
+    """End what waits although its trigger was deleted, as a retry that was decided meanwhile."""
+    won = delivery.end(connection, [event.id for event in events], Status.CANCELLED, Reason.DELETED, now)
+    for event in events:
+        if event.id in won:
+            step(
+                log,
+                "cancelled",
+                trigger=event.name,
+                event=event.id,
+                scheduled_for=event.scheduled_for,
+                status=Status.CANCELLED,
+                reason=Reason.DELETED,
+            )
 
 
 def notice_lost(tick: Tick, queues: Queues, batch: int) -> bool:

@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ from tests.acceptance.installation import (
 from tests.processes import Process, wait_until
 from tests.servers import RabbitMQ, Server, Valkey
 from triggers import tick
+from triggers.tick import Hint
 
 WRONG_TICK = "TICK_SECONDS='soon' is not allowed: it must be a whole number of seconds from 1 to 3600"
 EVENT_ID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -212,6 +213,41 @@ def test_a_task_module_that_cannot_be_imported_stops_the_worker_with_one_line(
         assert worker.wait(40) == 2
         line = f"triggerbeat: TASK_MODULES='broken' cannot be imported: {why}"
         assert worker.output().strip() == line
+
+
+# -------------------------------------------------------------------------------- a database that fails
+
+
+@pytest.mark.parametrize("wrong", ["unmigrated", "away"])
+def test_a_database_that_cannot_be_used_is_one_line_a_tick(
+    wrong: str, valkey: Valkey, empty_database_url: str, tmp_path: Path
+) -> None:
+    """And not a traceback. Our two tasks, a message about events, and whatever the courier tries."""
+    database = empty_database_url
+    if wrong == "away":
+        nowhere = "/nowhere/at/all.db" if database.startswith("sqlite") else "x@127.0.0.1:1/x"
+        database = database.partition("://")[0] + ":///"[: 4 if "sqlite" in database else 3] + nowhere
+    with Installation(tmp_path, database, valkey.url) as installation:
+        worker = installation.worker()
+        for _ in range(2):
+            installation.hint()
+        installation.app.send_task("celery_config.celery_worker.update_event_states")
+        installation.send([Hint("01a1f892-3393-73c0-949a-272df0e0657a", datetime.now(UTC), "http", "t")])
+
+        def said(text: str) -> list[str]:
+            return [line for line in worker.output().splitlines() if text in line]
+
+        wait_until(lambda: len(said("cannot tick, the next one makes up for it: ")) == 2, 30, worker.output)
+        wait_until(lambda: len(said("cannot archive and delete, ")) == 1, 30, worker.output)
+        events = "cannot take over 1 events, " if wrong == "away" else "the next tick takes these events back"
+        wait_until(lambda: said(events), 30, worker.output)
+        assert "Traceback" not in worker.output()
+        assert all(
+            re.match(INSTANT, line) for line in worker.output().partition(" ready.")[2].splitlines()[1:]
+        )
+        if wrong == "unmigrated":
+            assert all("`triggerbeat migrate`" in line for line in said("cannot tick"))
+        assert worker.alive()
 
 
 # ---------------------------------------------------------------------------------- a broker that fails

@@ -799,6 +799,20 @@ def test_an_event_that_would_overlap_waits_and_a_newer_one_is_skipped(world: Wor
     assert world.events()[1].recheck_at == NOON + seconds(10) + deliver.QUEUED
 
 
+def test_the_log_tells_when_an_event_begins_to_wait_for_another(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    ids = overlapping(world, "queue")
+    world.start(ids[0])
+    world.now += seconds(10)
+    world.start(ids[1])
+    assert caplog.messages[-1] == (
+        f"queued trigger=t event={ids[1]} scheduled_for=2026-11-20T12:00:10Z status=pending late=0.000"
+        " reason=overlap"
+    )
+
+
 def test_what_waited_is_released_when_the_other_ends(world: World) -> None:
     ids = overlapping(world, "queue")
     (first,) = world.start(ids[0])

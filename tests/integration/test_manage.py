@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -527,3 +528,61 @@ def test_fire_works_in_every_state(house: House) -> None:
 def test_what_names_no_trigger_is_not_found(house: House, ref: str) -> None:
     with pytest.raises(NotFound):
         house.do(manage.pause, ref)
+
+
+# ----------------------------------------------------------------------------------------------- log
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the operations said, without ids, which no test knows before."""
+    return [
+        re.sub(r" event=\S+", " event=", record.getMessage())
+        for record in caplog.records
+        if record.name == "triggerbeat.trigger"
+    ]
+
+
+@pytest.mark.parametrize(("operation", "reason"), [(manage.pause, "paused"), (manage.delete, "deleted")])
+def test_what_a_change_takes_out_of_the_plan_is_told(
+    house: House, caplog: pytest.LogCaptureFixture, operation: Any, reason: str
+) -> None:
+    caplog.set_level("INFO")
+    house.create()
+    house.tick(30)
+    house.now += seconds(15)
+    house.do(operation)
+    assert lines(caplog) == [
+        "unplanned trigger=t after=2026-11-20T12:00:15Z occurrences=2",
+        f"cancelled trigger=t status=cancelled reason={reason} events=2",
+    ]
+
+
+def test_an_edit_tells_what_it_takes_out_of_the_plan(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    house.create()
+    house.tick(30)
+    house.edit(policy={"misfire": "skip"})
+    assert lines(caplog) == ["unplanned trigger=t after=2026-11-20T12:00:00Z occurrences=3"]
+
+
+def test_what_no_tick_had_seen_is_told_with_its_event(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    house.create()
+    house.now += seconds(25)
+    house.do(manage.pause)
+    assert lines(caplog) == [
+        "cancelled trigger=t event= scheduled_for=2026-11-20T12:00:20Z status=cancelled reason=paused"
+        " coalesced=3"
+    ]
+
+
+def test_a_change_that_takes_nothing_away_says_nothing(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    house.create(schedule={"type": "manual"})
+    house.edit(schedule={"type": "manual"}, description="new")
+    house.do(manage.pause)
+    house.do(manage.resume)
+    house.do(manage.delete)
+    assert lines(caplog) == []

@@ -783,6 +783,24 @@ def test_the_broker_is_only_asked_when_there_is_a_doubt(world: World) -> None:
         tick.execute_scheduled_triggers(world.database, world.dispatch, seconds(90), TZDATA, look=look)
 
 
+def test_what_waits_for_a_deleted_trigger_is_cancelled_and_told(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As what a worker of an older version made pending meanwhile."""
+    caplog.set_level("INFO")
+    world.create(schedule=once(), target=HTTP)
+    world.tick()
+    world.change(Trigger, deleted_at=world.now)
+    world.now += GRACE
+    world.tick()
+    event = world.event()
+    assert (event.status, event.reason) == ("cancelled", "deleted")
+    assert caplog.messages[-1] == (
+        f"cancelled trigger=t event={event.id} scheduled_for=2026-11-20T12:00:00Z status=cancelled"
+        " reason=deleted"
+    )
+
+
 def test_the_count_of_dispatches_has_room_for_ever(world: World) -> None:
     world.create(schedule=once())
     world.tick()

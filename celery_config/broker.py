@@ -6,7 +6,10 @@ from typing import Any
 
 from kombu import Exchange, Queue
 
+from celery_config import redis_transport
 from triggers.settings import Settings
+
+redis_transport.install()
 
 OURS = "celery"  # ticks and deliveries
 # Without it kombu tries for ever to open a channel for a publish, whatever the publish itself allows.

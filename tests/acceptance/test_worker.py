@@ -462,3 +462,34 @@ def test_a_malformed_message_kills_no_worker(queue: str, apart: Apart) -> None:
     apart.installation.now(again, message() if queue == "celery" else task("divide", 4, 2))
     apart.installation.wait_for(again)
     assert worker.alive()
+
+
+NO_MESSAGES = [
+    "null", "not json", "[]", "{}", "42", '"text"', "", "\xff", "[" * 100_000, '{"__type__": "x"}',
+    '{"properties": null}', '{"properties": {"delivery_tag": []}}',
+    '{"properties": {"delivery_tag": "t", "delivery_info": {"exchange": "", "routing_key": "q"}}, "body": 5}',
+    '{"properties": {"delivery_tag": "t", "delivery_info": 7}, "headers": {}, "body": "x"}',
+    '{"properties": {"delivery_tag": "t", "delivery_info": {"exchange": "", "routing_key": "q"}},'
+    ' "headers": {"task": []}, "body": "x"}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("pool", ["prefork", "solo"])
+def test_what_is_no_message_kills_no_worker(
+    pool: str, valkey: Valkey, sqlite_url: str, tmp_path: Path
+) -> None:
+    """Whatever somebody leaves in our lists is dropped with a line, and the same process goes on."""
+    with Installation(tmp_path, sqlite_url, valkey.url) as installation:
+        worker = installation.worker(pool=pool)
+        for queue in ("celery", "tasks"):
+            for entry in NO_MESSAGES:
+                valkey.command("LPUSH", queue, entry)
+        installation.create("after-log", message())
+        installation.now("after-task", task("divide", 4, 2))
+        installation.wait_for_all(["after-log", "after-task"])
+        assert worker.alive()
+        lines = [line for line in worker.output().splitlines() if "being no message" in line]
+        assert len(lines) == 2 * len(NO_MESSAGES)
+        assert all(len(line) < 300 for line in lines)
+        assert "Traceback" not in worker.output()
+        assert valkey.command("HLEN", "unacked") == 0

@@ -90,6 +90,7 @@ courier = Courier(
 engine.start_courier = courier.start
 engine.stop_courier = courier.stop
 EventTask.recorder = Recorder(database, send, tzdata.IANA_VERSION, horizon)
+EventTask.allowed = settings.allowed_tasks
 hint = Hinter(celery)
 
 

@@ -18,6 +18,7 @@ from celery_config.lost import note
 from models.database import in_one_line
 from models.states import Status
 from triggers.courier import values_of
+from triggers.definition.reading import task_allowed
 from triggers.deliver import Finish, Finished
 from triggers.recorder import Recorder, begin, keepable
 from triggers.store.delivery import Job
@@ -46,6 +47,7 @@ class RetryAsked(Exception):
 class EventTask(Task):
     """Runs like any Celery task when called by its user; for an event it is gated and recorded.
 
+    0. A task that ALLOWED_TASKS does not name any more, although it did when the trigger was made, fails.
     1. Win the event's conditional start; a loser (doubled, late or stale message) ends as Ignore.
     2. Run the user's code with the arguments of the trigger as it is now, under its timeout.
     3. Record the result, or the exception and what follows from it, fenced by the attempt's number.
@@ -55,11 +57,15 @@ class EventTask(Task):
     Strategy = "celery_config.engine:users_strategy"
     Request = "celery_config.lost:EventRequest"
     recorder: Recorder  # set by celery_worker, which wires
+    allowed: tuple[str, ...] = ()  # likewise
     running = threading.local()  # .job: the event whose attempt runs on this thread
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not self.request.get("triggerbeat_event") or self.request.called_directly:
             return super().__call__(*args, **kwargs)
+        if not task_allowed(self.name, self.allowed):
+            self.recorder.refuse(self.request.id, self.name, "NotAllowed", "ALLOWED_TASKS does not name it")
+            raise Ignore("ALLOWED_TASKS does not name this task")
         return self.attempt(self.won())
 
     def won(self) -> Job:

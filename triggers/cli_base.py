@@ -14,7 +14,14 @@ from typing import Any
 import click
 from sqlalchemy.exc import SQLAlchemyError
 
-from models.database import Database, in_one_line, schema_is_current
+from models.database import (
+    LOCK_SECONDS,
+    Database,
+    in_one_line,
+    is_away,
+    is_unmigrated,
+    schema_is_current,
+)
 from triggers import local_files, logs, queue_view
 from triggers.cli import INTERRUPTED
 from triggers.cli_output import note, print_json
@@ -55,7 +62,7 @@ class Session:
         file = local_files.database_file(self.settings)
         if file is not None and not file.exists():  # looking would create it, empty
             raise Refused(f"there is no database {file} yet: run `triggerbeat migrate`, or `triggerbeat up`")
-        database = Database(self.settings.database_url)
+        database = Database(self.settings.database_url, patience=LOCK_SECONDS + 1)  # somebody sits and waits
         try:
             yield database
         except SQLAlchemyError as error:
@@ -161,6 +168,8 @@ class Messenger:
 def why_not(database: Database, settings: Settings, error: SQLAlchemyError) -> str:
     """What an error of the database means for the operator."""
     where = without_password(settings.database_url)
+    if is_away(error) and not is_unmigrated(error):  # asking again would take as long again
+        return f"the database {where} does not answer: {in_one_line(error)}"
     try:
         with database.read() as connection:
             if not schema_is_current(connection):

@@ -20,9 +20,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from models.database import Database, in_one_line, is_away
 from triggers import deliver
-from triggers.deliver import Finish, Finished
+from triggers.deliver import Finish, Finished, Released
 from triggers.store import delivery, lifecycle
 from triggers.store.delivery import Job
 from triggers.targets import Outcome, log
@@ -277,10 +279,10 @@ class Courier:
         batch = await self._lanes["log"].take()
         early, released = await self._sql(self._write_logs, [id_ for id_, _ in batch])
         self._hold_early("log", early)
-        for id_, due, kind in released:
-            self._hold(kind, [(id_, due)])
+        for one in released:
+            self._hold(one.kind, [(one.event_id, one.due_at)])
 
-    def _write_logs(self, ids: Sequence[str]) -> tuple[Batch, list[tuple[str, datetime, str]]]:
+    def _write_logs(self, ids: Sequence[str]) -> tuple[Batch, list[Released]]:
         """Start, write and finish in one transaction: nothing can die in between."""
         if not logger.isEnabledFor(logging.INFO):
             ids = self._complete_plain(ids)
@@ -425,8 +427,8 @@ class Courier:
         for done in recorded:
             for job, due in done.again:
                 self._hold(job.target_type, [(job.id, due)])
-            for id_, due, kind in done.released:
-                self._hold(kind, [(id_, due)])
+            for one in done.released:
+                self._hold(one.kind, [(one.event_id, one.due_at)])
 
     async def _record(self, batch: Sequence[Finished]) -> list[Finish]:
         """Record results, again and again while the database is away: an attempt that ended is never lost."""
@@ -460,16 +462,31 @@ class Courier:
 
     async def _hand_back(self) -> None:
         """Dispatch again what is held or parked, so that another worker has it before its instant."""
-        hints = [Hint(id_, due, kind, "") for _, kind, batch in self._held.values() for id_, due in batch]
+        held = [(id_, due, kind) for _, kind, batch in self._held.values() for id_, due in batch]
         for handle, _, _ in self._held.values():
             handle.cancel()
         self._held.clear()
+        names = await self._names([id_ for id_, _, _ in held])
+        hints = [Hint(id_, due, kind, names.get(id_, "")) for id_, due, kind in held]
         for parked in [host.parked for host in self._hosts.values()]:
             hints += [Hint(job.id, job.due_at, "http", job.name) for job in parked]
             parked.clear()
         if hints:
             publishing = self._loop.run_in_executor(self._publishing, self.hand_back, hints)
             await asyncio.wait([publishing], timeout=HAND_BACK_SECONDS)
+
+    async def _names(self, ids: Sequence[str]) -> dict[str, str]:
+        """The names of these events' triggers, for who looks at the queue; none when that takes long."""
+        if not ids:
+            return {}
+        asked = self._sql(self._ask_names, ids)
+        with suppress(SQLAlchemyError, asyncio.TimeoutError):
+            return await asyncio.wait_for(asked, HAND_BACK_SECONDS)
+        return {}
+
+    def _ask_names(self, ids: Sequence[str]) -> dict[str, str]:
+        with self.database.read() as connection:
+            return delivery.names(connection, ids)
 
     def _busy(self) -> bool:
         due = any(self._due_count(kind) for kind in self._lanes)

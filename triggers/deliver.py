@@ -45,18 +45,26 @@ class Finished(NamedTuple):
     lost: bool = False
 
 
+class Released(NamedTuple):
+    """An event that waited for another, which ended: what its hint says."""
+
+    event_id: str
+    due_at: datetime
+    kind: str
+    name: str
+
+
 @dataclass(slots=True)
 class Finish:
     """What a batch of finished attempts led to.
 
-    `again`: (job, instant) of retries due before a tick comes; `released`: (id, instant, kind of target) of
-    what was queued behind them.
+    `again`: (job, instant) of retries due before a tick comes; `released`: what was queued behind them.
     """
 
     won: list[tuple[Finished, retry.Decision]] = field(default_factory=list)
     refused: list[Finished] = field(default_factory=list)
     again: list[tuple[Job, datetime]] = field(default_factory=list)
-    released: list[tuple[str, datetime, str]] = field(default_factory=list)
+    released: list[Released] = field(default_factory=list)
 
 
 def prepare(connection: Connection, ids: Iterable[str], kind: str, now: datetime) -> Ready:
@@ -358,14 +366,15 @@ def settle(connection: Connection, done: Finish, now: datetime, tzdata: str) -> 
         if made.status == Status.FAILED:
             count_failure(connection, job, now)
     lifecycle.complete(connection, now, tzdata, [job.trigger_id for job, _ in final if job.exhausted])
-    queues = {job.trigger_id: job.target_type for job, _ in final if job.policy["overlap"] == "queue"}
+    queues = {job.trigger_id: job for job, _ in final if job.policy["overlap"] == "queue"}
     seen: set[str] = set()
     for id_, trigger_id, _, due_at in delivery.due(connection, queues, now + LOOK_AHEAD) if queues else []:
         if trigger_id not in seen:
             seen.add(trigger_id)
-            done.released.append((id_, due_at, queues[trigger_id]))
+            job = queues[trigger_id]
+            done.released.append(Released(id_, due_at, job.target_type, job.name))
     # It waited with a distant recheck; from here on a lost hint costs one tick and a grace.
-    rechecks = [(id_, max(now, due_at) + plan.GRACE, 0) for id_, due_at, _ in done.released]
+    rechecks = [(one.event_id, max(now, one.due_at) + plan.GRACE, 0) for one in done.released]
     plan.look_again(connection, rechecks)
 
 

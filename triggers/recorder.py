@@ -187,7 +187,7 @@ class Recorder:
     def _pass_on(self, done: Finish) -> None:
         """Dispatch the retries that are near, and what was released."""
         hints = [Hint(job.id, due, job.target_type, job.name) for job, due in done.again]
-        hints += [Hint(id_, due, kind, "") for id_, due, kind in done.released]
+        hints += [Hint(*released) for released in done.released]
         if hints:
             self.dispatch(hints)
 

@@ -254,7 +254,7 @@ def take_back(tick: Tick, batch: int) -> bool:
         cancel(connection, cancelled, now)
         done = finish_lost(connection, lost, now, tick.tzdata, random.random)
         hints += [Hint(job.id, due, job.target_type, job.name) for job, due in done.again]
-        hints += [Hint(id_, due, kind, "") for id_, due, kind in done.released]
+        hints += [Hint(*released) for released in done.released]
     tick.taken_back += len(found)
     return send(tick, hints) and len(found) == batch
 

@@ -186,8 +186,7 @@ def test_a_wrong_setting_stops_every_process_with_one_line(sqlite_url: str, tmp_
             installation.start("flask", "--app", "triggers.api", "run", name="flask", **wrong),
             installation.start("triggerbeat", "list", name="triggerbeat", **wrong),
         ]
-        for process in processes:
-            assert process.wait(40) != 0
+        assert [process.wait(40) for process in processes] == [2, 2, 3, 2]  # 3 tells gunicorn to give up
         said = {process.name: process.output().strip() for process in processes}
         for name, output in said.items():
             assert output.endswith(WRONG_TICK), said
@@ -213,6 +212,22 @@ def test_a_task_module_that_cannot_be_imported_stops_the_worker_with_one_line(
         assert worker.wait(40) == 2
         line = f"triggerbeat: TASK_MODULES='broken' cannot be imported: {why}"
         assert worker.output().strip() == line
+
+
+@pytest.mark.parametrize("pool", ["prefork", "solo"])
+def test_a_task_that_is_not_allowed_any_more_fails_and_does_not_run(
+    pool: str, valkey: Valkey, sqlite_url: str, tmp_path: Path
+) -> None:
+    """The list was tightened after the trigger was made."""
+    ran = tmp_path / "ran"
+    with Installation(tmp_path, sqlite_url, valkey.url) as installation:
+        installation.worker(pool=pool, ALLOWED_TASKS="examples.tasks.*")
+        installation.now("forbidden", task("append", str(ran), "ran"))
+        event = installation.wait_for("forbidden", "failed")
+        assert event.error == {"type": "NotAllowed", "message": "ALLOWED_TASKS does not name it"}
+        installation.now("allowed", task("divide", 4, 2))
+        installation.wait_for("allowed")
+        assert not ran.exists()
 
 
 # -------------------------------------------------------------------------------- a database that fails

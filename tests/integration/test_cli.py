@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 import redis
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, select, text, update
 
 from models import Event, Node, Trigger
-from models.database import Database
+from models.database import Database, migrate
 from tests.processes import Process, free_port, wait_until
-from tests.servers import Valkey
+from tests.servers import PostgreSQL, Valkey
 from triggers import cli, local_files, queue_view
 from triggers.rfc3339 import parse_instant
 from triggers.schedule import next_occurrences
@@ -662,6 +662,45 @@ def test_a_database_that_is_away_is_said_so(terminal: Terminal, monkeypatch: pyt
         line = terminal.refuses(*words)
         assert "refused" in line
         assert "hush" not in line
+
+
+PATIENCE = 12.0  # seconds of somebody at a terminal; half of it, unless the machine is busy
+
+
+def test_a_frozen_database_is_said_so_before_one_loses_patience(
+    terminal: Terminal, private_postgres: PostgreSQL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migrate(private_postgres.url())
+    monkeypatch.setenv("DATABASE_URL", private_postgres.url())
+    assert terminal.json("list")["items"] == []
+    connect = Database._make_engine
+
+    def connect_and_freeze(self: Database) -> None:
+        """The connection is made, the question is not answered any more."""
+        connect(self)
+        with self.engine.connect():
+            pass
+        private_postgres.freeze()
+
+    for make_engine in (connect_and_freeze, connect):
+        monkeypatch.setattr(Database, "_make_engine", make_engine)
+        began = time.monotonic()
+        assert "does not answer" in terminal.refuses("list")
+        assert time.monotonic() - began < PATIENCE
+    private_postgres.thaw()
+
+
+def test_a_locked_database_is_said_so_before_one_loses_patience(
+    terminal: Terminal, database: Database, write: Callable[[Any], str]
+) -> None:
+    path = write(HOURLY)
+    with database.write() as connection:
+        if database.is_postgres:
+            connection.execute(text("LOCK TABLE triggers IN ACCESS EXCLUSIVE MODE"))
+        began = time.monotonic()
+        assert re.search("lock", terminal.refuses("create", "-f", path))
+        assert time.monotonic() - began < PATIENCE
+    terminal("create", "-f", path)
 
 
 @pytest.mark.parametrize(

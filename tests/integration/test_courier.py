@@ -588,8 +588,8 @@ def test_a_stop_hands_back_what_is_held_and_lets_calls_end(post: Post) -> None:
     post.courier.stop(15)
     assert post.counts("now") == {"succeeded": 3}
     later, logged = post.events("later")[0], post.events("logged")[0]
-    assert sorted((h.event_id, h.due_at, h.kind) for h in post.handed_back) == sorted(
-        [(later.id, later.due_at, "http"), (logged.id, logged.due_at, "log")]
+    assert sorted(post.handed_back) == sorted(
+        [Hint(later.id, later.due_at, "http", "later"), Hint(logged.id, logged.due_at, "log", "logged")]
     )
     assert (later.status, logged.status) == ("pending", "pending")
 
@@ -603,6 +603,7 @@ def test_a_stop_hands_back_what_waits_for_a_busy_host(post: Post) -> None:
     called = {request.headers["webhook-id"] for request in post.sink.requests}
     back = {hint.event_id for hint in post.handed_back}
     assert called | back == {hint.event_id for hint in hints}
+    assert {hint.name for hint in post.handed_back} <= {"t"}
     assert called & back == set()
     assert post.counts("t") == {"succeeded": len(called), "pending": len(back)} or not back
 

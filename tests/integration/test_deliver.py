@@ -781,7 +781,7 @@ def test_of_many_competitors_for_one_trigger_one_starts(world: World) -> None:
 
 
 def released(done: deliver.Finish) -> list[str]:
-    return [id_ for id_, _, _ in done.released]
+    return [one.event_id for one in done.released]
 
 
 def test_an_event_that_would_overlap_waits_and_a_newer_one_is_skipped(world: World) -> None:
@@ -819,7 +819,7 @@ def test_what_waited_is_released_when_the_other_ends(world: World) -> None:
     world.now += seconds(10)
     world.start(ids[1])
     done = world.finish(SUCCEEDED, first)
-    assert done.released == [(ids[1], NOON + seconds(10), "http")]
+    assert done.released == [(ids[1], NOON + seconds(10), "http", "t")]
     assert [job.id for job in world.start(*released(done))] == [ids[1]]
 
 

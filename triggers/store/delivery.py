@@ -328,3 +328,12 @@ def deleted(connection: Connection, trigger_ids: Iterable[str]) -> set[str]:
         return set()
     statement = bulk.sql(connection, DELETED).columns(id=Id)
     return {row.id for row in connection.execute(statement, {"ids": bulk.ids(connection, chosen)})}
+
+
+NAMES = "SELECT e.id, t.name FROM events e JOIN triggers t ON t.id = e.trigger_id WHERE e.id {ids}"
+
+
+def names(connection: Connection, ids: Iterable[str]) -> dict[str, str]:
+    """The names of these events' triggers."""
+    statement = bulk.sql(connection, NAMES).columns(id=Id)
+    return {row.id: row.name for row in connection.execute(statement, {"ids": bulk.ids(connection, ids)})}

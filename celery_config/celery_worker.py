@@ -89,6 +89,7 @@ courier = Courier(
 )
 engine.start_courier = courier.start
 engine.stop_courier = courier.stop
+engine.hurry_courier = courier.hurry
 EventTask.recorder = Recorder(database, send, tzdata.IANA_VERSION, horizon)
 EventTask.allowed = settings.allowed_tasks
 hint = Hinter(celery)

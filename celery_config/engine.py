@@ -8,16 +8,20 @@ the pool.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from math import inf
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
 from typing import Any
 
-from celery import bootsteps
+from celery import bootsteps, signals
 from celery.concurrency import solo
 from celery.concurrency.base import apply_target
-from celery.exceptions import InvalidTaskError
+from celery.exceptions import InvalidTaskError, WorkerTerminate
+from celery.platforms import EX_FAILURE
 from celery.worker.control import inspect_command
 from celery.worker.strategy import default
 from kombu import Consumer
@@ -29,17 +33,29 @@ THREADS = 8
 PREFETCH = 8  # messages that wait in this process; the others are left for other workers
 EVENTS_SECONDS = 0.1  # for so long what Flower is told is collected
 MOST_EVENTS = 500  # or until it is so many
-DRAIN_SECONDS = 25  # how long a warm shutdown waits for calls in flight
+
+log = logging.getLogger("triggerbeat.engine")
 
 start_courier: Callable[[], None] = lambda: None  # noqa: E731  set by celery_worker, which wires
 stop_courier: Callable[[float], None] = lambda seconds: None  # noqa: E731
+hurry_courier: Callable[[], None] = lambda: None  # noqa: E731
 
 
 class Threads:
-    """What Celery's request calls a pool: runs our tasks on threads of the worker's process."""
+    """What Celery's request calls a pool: runs our tasks on threads of the worker's process.
 
-    def __init__(self, threads: int, name: str) -> None:
-        self.executor = ThreadPoolExecutor(threads, name)
+    Made before the pool forks; a thread begins with the first task that finds none free. A process that is
+    to end at once does not wait for them, as it would for those of a ThreadPoolExecutor.
+    """
+
+    def __init__(self, most: int, name: str) -> None:
+        self.most = most
+        self.name = name
+        self.tasks: SimpleQueue[tuple[Any, ...] | None] = SimpleQueue()
+        self.threads: list[Thread] = []
+        self.unfinished = 0
+        self.closed = False
+        self.lock = Lock()
         self.read_fd, self.write_fd = os.pipe()
         os.set_blocking(self.read_fd, False)
         os.set_blocking(self.write_fd, False)
@@ -54,7 +70,25 @@ class Threads:
         **ignored: Any,
     ) -> None:
         """Run a task; its message is acknowledged when it begins."""
-        self.executor.submit(self.run, target, args, kwargs, callback, accept_callback)
+        with self.lock:
+            if self.closed:
+                return
+            self.unfinished += 1
+            self.tasks.put((target, args, kwargs, callback, accept_callback))
+            if len(self.threads) < min(self.most, self.unfinished):
+                thread = Thread(target=self.work, name=f"{self.name}-{len(self.threads)}", daemon=True)
+                self.threads.append(thread)
+                thread.start()
+
+    def work(self) -> None:
+        """One thread's life."""
+        while task := self.tasks.get():
+            try:
+                self.run(*task)
+            except BaseException as error:  # of the bookkeeping, since Celery catches the task's own
+                log.warning("cannot settle a message: %s: %s", type(error).__name__, error)
+            with self.lock:
+                self.unfinished -= 1
 
     def run(self, target: Any, args: Any, kwargs: Any, callback: Any, accept_callback: Any) -> None:
         """Run, and wake the worker's loop, which has the acknowledgement to send."""
@@ -79,12 +113,19 @@ class Threads:
             os.read(self.read_fd, 4096)
 
     def close(self) -> None:
-        """Begin nothing more."""
-        self.executor.shutdown(wait=False, cancel_futures=True)
+        """Begin nothing more; drop what has not begun."""
+        with self.lock, suppress(Empty):
+            self.closed = True
+            while True:
+                self.tasks.get_nowait()
+        for _ in self.threads:
+            self.tasks.put(None)
 
     def stop(self) -> None:
-        """Let what runs end; drop what has not begun."""
-        self.executor.shutdown(wait=True, cancel_futures=True)
+        """Let what runs end."""
+        self.close()
+        for thread in self.threads:
+            thread.join()
 
 
 class EngineSide:
@@ -136,6 +177,7 @@ class Engine(bootsteps.StartStopStep):
     """Worker step: the threads, and the courier that holds and delivers events."""
 
     requires = ("celery.worker.components:Pool",)  # after the pool has forked: forks want no threads
+    stopping = False  # a warm shutdown waits for what runs
 
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
@@ -147,10 +189,11 @@ class Engine(bootsteps.StartStopStep):
         start_courier()
 
     def stop(self, worker: Any) -> None:
-        """Hand back what is held before waiting for anything that may take long: a solo pool's task."""
+        """Hand back what is held, then wait for what runs, calls and a solo pool's task, however long."""
+        Engine.stopping = True
         worker.solo_thread.close()
         worker.engine_threads.stop()  # first: what it has begun to take is to be handed back, too
-        stop_courier(DRAIN_SECONDS)
+        stop_courier(inf)
         worker.solo_thread.stop()
 
     def terminate(self, worker: Any) -> None:
@@ -158,6 +201,14 @@ class Engine(bootsteps.StartStopStep):
         stop_courier(0)
         for threads in (worker.engine_threads, worker.solo_thread):
             threads.close()
+
+
+@signals.worker_shutting_down.connect(weak=False)
+def end_at_once(**more: Any) -> None:
+    """Asked to stop once more while a warm shutdown waits: end now, as Celery does when it is in earnest."""
+    if Engine.stopping:
+        hurry_courier()
+        raise WorkerTerminate(EX_FAILURE)
 
 
 class TaskEvents:

@@ -49,3 +49,8 @@ class EventRequest(Request):
             if attempt is not None:
                 self.task.recorder.lost(self.id, attempt)
         return super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
+        """A worker that is to end at once ends what runs in its pool. A thread of its own ends with it."""
+        if self.worker_pid != os.getpid():
+            super().cancel(pool, signal, emit_retry)

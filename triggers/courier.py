@@ -42,6 +42,9 @@ OTHER_FILES = 200  # of these, for all but calls
 RESYNC_SECONDS = 30.0  # how often the distance to the database's clock is measured
 NOT_EARLY_SECONDS = 0.0005  # after the computed instant, for the error of that measure
 HAND_BACK_SECONDS = 2.0  # for publishing what a stopping process held; a tick finds what was not
+RECORD_SECONDS = (
+    25.0  # for a stopping process to record results when no call is left, if the database is away
+)
 PAUSE_SECONDS = 1.0  # between tries to record results while the database is away
 
 Publish = Callable[[Sequence[Job]], None]  # sends users' tasks to their queue; raises when it cannot
@@ -135,6 +138,7 @@ class Courier:
         self._caller_options = (allow_private, wall_clock)
         self._room = threading.Condition()
         self._stopping = False
+        self._hurried = False
         self._thread: threading.Thread | None = None
 
     # From the worker's threads
@@ -166,8 +170,11 @@ class Courier:
             self._room.wait_for(lambda: self._stopping or self._due_count(kind) < MOST_DUE)
         self._loop.call_soon_threadsafe(self._hold, kind, batch)
 
-    def stop(self, drain_seconds: float) -> None:
-        """Hand back what is held, let attempts in flight end for up to `drain_seconds`, record them."""
+    def stop(self, drain_seconds: float = float("inf")) -> None:
+        """Hand back what has not begun, let calls in flight end for up to `drain_seconds`, record them.
+
+        Each call ends with its attempt's own timeout at the latest.
+        """
         if self._thread is None or not self._thread.is_alive():
             return
         with self._room:
@@ -179,6 +186,10 @@ class Courier:
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._publishing.shutdown(wait=False, cancel_futures=True)
 
+    def hurry(self) -> None:
+        """Somebody does not want to wait for `stop` any more. Safe in a signal's handler."""
+        self._hurried = True
+
     # The loop
 
     def _run(self, ready: threading.Event) -> None:
@@ -186,6 +197,8 @@ class Courier:
         asyncio.set_event_loop(self._loop)
         self._threads = ThreadPoolExecutor(6, "courier-sql")
         self._publishing = ThreadPoolExecutor(1, "courier-publish")
+        self._draining = False
+        self._unwanted: list[tuple[str, datetime, str]] = []  # came to be held while this process stops
         self._lanes = {kind: Lane(self._notify_room) for kind in ("log", "http", "celery")}
         self._held: dict[int, tuple[asyncio.TimerHandle, str, Batch]] = {}
         self._hosts: dict[str, Host] = {}
@@ -245,6 +258,9 @@ class Courier:
 
     def _hold(self, kind: str, batch: Batch) -> None:
         """Keep events until their instant: one timer for each distinct instant."""
+        if self._draining:
+            self._unwanted += [(id_, due, kind) for id_, due in batch]
+            return
         groups: dict[datetime, Batch] = {}
         for item in batch:
             groups.setdefault(item[1], []).append(item)
@@ -347,6 +363,10 @@ class Courier:
 
     def _admit(self, job: Job) -> None:
         """Let the job start when its host and this process have room, else park it."""
+        if self._draining:
+            self._taken.pop(job.id)
+            self._unwanted.append((job.id, job.due_at, job.target_type))
+            return
         host = self._hosts.setdefault(self._taken[job.id], Host())
         if not self._has_room(host):
             host.parked.append(job)
@@ -449,31 +469,53 @@ class Courier:
     # stop
 
     async def _drain(self, seconds: float) -> None:
-        """1. Hand back what waits. 2. Let calls end, record their results. 3. Hand back their retries."""
+        """1. Hand back what has not begun; soon also retries. 2. Let calls end. 3. Record their results."""
+        self._draining = True
         end = time.monotonic() + seconds
+        called = time.monotonic()  # when a call was last in flight
         await self._hand_back()
-        while time.monotonic() < end and self._busy():
+        while self._busy() and time.monotonic() < end and not self._hurried:
+            called = time.monotonic() if self._calls else called
+            if time.monotonic() - called > RECORD_SECONDS:
+                break
             await asyncio.sleep(0.02)
+            await self._hand_back()
         await self._hand_back()
-        if left := len(self._calls):
-            logger.warning(
-                "stopping with %d calls in flight: each counts as a lost attempt once its lease is over", left
-            )
+        if left := len(self._calls) + len(self._finished) + self._recording:
+            logger.warning("stopping with %d calls unrecorded: each is lost once its lease is over", left)
 
     async def _hand_back(self) -> None:
-        """Dispatch again what is held or parked, so that another worker has it before its instant."""
-        held = [(id_, due, kind) for _, kind, batch in self._held.values() for id_, due in batch]
+        """Dispatch again what has not begun, so that another worker has it before its instant."""
+        waiting = self._unwanted + [
+            (id_, due, kind) for _, kind, batch in self._held.values() for id_, due in batch
+        ]
         for handle, _, _ in self._held.values():
             handle.cancel()
         self._held.clear()
-        names = await self._names([id_ for id_, _, _ in held])
-        hints = [Hint(id_, due, kind, names.get(id_, "")) for id_, due, kind in held]
-        for parked in [host.parked for host in self._hosts.values()]:
-            hints += [Hint(job.id, job.due_at, "http", job.name) for job in parked]
-            parked.clear()
-        if hints:
-            publishing = self._loop.run_in_executor(self._publishing, self.hand_back, hints)
-            await asyncio.wait([publishing], timeout=HAND_BACK_SECONDS)
+        self._unwanted = []
+        waiting += [(id_, due, "http") for id_, due in self._lanes["http"].due if id_ not in self._taken]
+        self._lanes["http"].due.clear()
+        jobs = self._take_unstarted()
+        if not (waiting or jobs):
+            return
+        names = await self._names([id_ for id_, _, _ in waiting])
+        hints = [Hint(id_, due, kind, names.get(id_, "")) for id_, due, kind in waiting]
+        hints += [Hint(job.id, job.due_at, "http", job.name) for job in jobs]
+        publishing = self._loop.run_in_executor(self._publishing, self.hand_back, hints)
+        await asyncio.wait([publishing], timeout=HAND_BACK_SECONDS)
+
+    def _take_unstarted(self) -> list[Job]:
+        """The calls that are parked, or may begin and have not."""
+        jobs = [job for host in self._hosts.values() for job in host.parked]
+        for host in self._hosts.values():
+            host.parked.clear()
+        for job in jobs:
+            self._taken.pop(job.id, None)
+        startable = list(self._startable)
+        self._startable.clear()
+        for job in startable:
+            self._release(job)
+        return jobs + startable
 
     async def _names(self, ids: Sequence[str]) -> dict[str, str]:
         """The names of these events' triggers, for who looks at the queue; none when that takes long."""

@@ -380,7 +380,7 @@ def test_a_warm_shutdown_ends_what_runs_and_hands_on_what_waits(
 ) -> None:
     """SIGTERM while a task runs, a call is in flight, and events are held for later.
 
-    The other worker starts those on their instant; the first one ends when its task has.
+    The other worker starts those on their instant; the first one ends when its call and its task have.
     """
     with ExitStack() as stack:
         if kind == "redis":
@@ -393,7 +393,8 @@ def test_a_warm_shutdown_ends_what_runs_and_hands_on_what_waits(
         first = installation.worker("-n", "first@%h", name="first", pool=pool)
         end = tmp_path / "end"
         installation.create("running", task("wait_for_file", str(end)), policy={"timeout_seconds": 600})
-        installation.create("calling", {"type": "http", "url": f"http://127.0.0.1:{port}/slow/3"})
+        url = f"http://127.0.0.1:{port}/slow/29"  # longer than anything but the attempt's own timeout
+        installation.create("calling", {"type": "http", "url": url}, policy={"timeout_seconds": 60})
         installation.create(
             "failing",
             {"type": "http", "url": f"http://127.0.0.1:{port}/hang"},
@@ -416,7 +417,7 @@ def test_a_warm_shutdown_ends_what_runs_and_hands_on_what_waits(
             assert event.started_at is not None
             assert event.started_at - event.due_at < timedelta(seconds=1), name
             assert f"started trigger={name}" in second.output()
-        installation.wait_for("calling")
+        installation.wait_for("calling", seconds=40)
         retried = installation.wait_for("failing", "failed", seconds=30)
         assert retried.attempt_started_at is not None
         assert retried.attempt_started_at - retried.due_at < timedelta(seconds=1)
@@ -425,6 +426,35 @@ def test_a_warm_shutdown_ends_what_runs_and_hands_on_what_waits(
         assert first.wait(20) == 0
         assert installation.event("running").status == "succeeded"
         assert installation.event("calling").attempt == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
+@pytest.mark.parametrize("pool", ["prefork", "solo"])
+def test_a_second_signal_ends_a_worker_that_waits_at_once(
+    pool: str, number: signal.Signals, valkey: Valkey, sqlite_url: str, tmp_path: Path
+) -> None:
+    """While a task of an hour runs and a call hangs. What it held it has handed back before."""
+    with (
+        Installation(tmp_path, sqlite_url, valkey.url) as installation,
+        Process(["python", "-m", "tests.sink"], tmp_path / "sink", name="sink") as sink,
+    ):
+        port = re.findall(r"\d+", sink.expect("port"))[0]
+        hour = {"timeout_seconds": 3600}
+        worker = installation.worker(pool=pool)
+        installation.create("task", task("wait_for_file", str(tmp_path / "never")), policy=hour)
+        installation.create("call", {"type": "http", "url": f"http://127.0.0.1:{port}/hang"}, policy=hour)
+        installation.create("held", message(), schedule=in_seconds(installation, 60))
+        installation.hint()
+        installation.wait_for_all(["task", "call"], "running")
+        worker.expect("planned trigger=held")
+        children = worker.descendants()
+        worker.signal(signal.SIGTERM)
+        wait_until(lambda: valkey.command("LLEN", "celery") == 1, 15, "what it held is handed back")
+        assert "log: held at " in valkey.command("LRANGE", "celery", 0, -1)[0]
+        assert worker.alive()
+        worker.signal(number)
+        worker.wait(10)
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), 10, "none is left")
 
 
 @pytest.mark.slow

@@ -608,6 +608,40 @@ def test_a_stop_hands_back_what_waits_for_a_busy_host(post: Post) -> None:
     assert post.counts("t") == {"succeeded": len(called), "pending": len(back)} or not back
 
 
+def test_a_stop_that_waits_for_a_call_starts_nothing_new(post: Post) -> None:
+    """What becomes due meanwhile, as the retry of a call that fails, is handed back at once."""
+    retry = {"max_attempts": 2, "min_backoff_seconds": 1, "max_backoff_seconds": 1}
+    post.create("slow", post.target("/slow/4"))
+    post.create("fails", post.target("/hang"), retry=retry, policy={"timeout_seconds": 1})
+    post.carry(post.add("slow", 1) + post.add("fails", 1))
+    post.wait_for_requests("/slow/4", 1)
+    post.wait_for_requests("/hang", 1)
+    stopping = threading.Thread(target=post.courier.stop)
+    stopping.start()
+    wait_until(lambda: post.handed_back, 10, "the retry is handed back")
+    assert post.counts("slow") == {"running": 1}
+    (hint,) = post.handed_back
+    (event,) = post.events("fails")
+    assert hint == Hint(event.id, event.due_at, "http", "fails")
+    stopping.join(20)
+    assert post.counts("slow") == {"succeeded": 1}
+    assert post.counts("fails") == {"pending": 1}
+    assert len(post.requests("/hang")) == 1
+
+
+def test_a_stop_is_cut_short_when_somebody_is_in_a_hurry(post: Post) -> None:
+    post.create("t", post.target("/hang"), policy={"timeout_seconds": 600})
+    post.carry(post.add("t", 1))
+    post.wait_for_requests("/hang", 1)
+    stopping = threading.Thread(target=post.courier.stop)
+    stopping.start()
+    assert post.counts("t") == {"running": 1}
+    post.courier.hurry()
+    stopping.join(10)
+    assert not stopping.is_alive()
+    assert post.counts("t") == {"running": 1}
+
+
 def test_what_was_handed_back_is_delivered_by_another(post: Post) -> None:
     post.create("t", post.target("/status/200"), ahead=1)
     post.tick()

@@ -488,6 +488,18 @@ def test_a_call_that_hangs_ends_with_its_timeout(post: Post) -> None:
 # ------------------------------------------------------------------------------------------ overlap
 
 
+def as_planned(post: Post, hints: list[Hint]) -> None:
+    """Make these events such as a schedule had planned, a second apart, the last one first."""
+    with post.world.database.write() as connection:
+        for number, hint in enumerate(hints):
+            at = hint.due_at - seconds(number)
+            connection.execute(
+                Event.__table__.update()  # type: ignore[attr-defined]
+                .where(Event.id == hint.event_id)
+                .values(source="schedule", scheduled_for=at, fire_at=at, due_at=at)
+            )
+
+
 @pytest.mark.parametrize(
     "kind",
     ["http", "log"],
@@ -496,14 +508,7 @@ def test_what_is_queued_starts_when_the_other_ends(post: Post, kind: str) -> Non
     target = LOG if kind == "log" else post.target("/slow/0.3")
     post.create("t", target, policy={"overlap": "queue"})
     hints = post.add("t", 2, kind)
-    with post.world.database.write() as connection:  # as if a schedule had planned them
-        for number, hint in enumerate(hints):
-            at = hint.due_at - seconds(number)
-            connection.execute(
-                Event.__table__.update()  # type: ignore[attr-defined]
-                .where(Event.id == hint.event_id)
-                .values(source="schedule", scheduled_for=at, fire_at=at, due_at=at)
-            )
+    as_planned(post, hints)
     post.carry(hints)
     post.wait_for("t", 3, succeeded=2)
     first, second = post.events("t")
@@ -627,6 +632,20 @@ def test_a_stop_that_waits_for_a_call_starts_nothing_new(post: Post) -> None:
     assert post.counts("slow") == {"succeeded": 1}
     assert post.counts("fails") == {"pending": 1}
     assert len(post.requests("/hang")) == 1
+
+
+def test_what_is_released_while_a_stop_waits_is_handed_back(post: Post) -> None:
+    """It is due, and the call that it waited for has made room."""
+    post.create("t", post.target("/slow/2"), policy={"overlap": "queue"})
+    hints = post.add("t", 2)
+    as_planned(post, hints)
+    post.carry(hints)
+    post.wait_for_requests("/slow/2", 1)
+    later = datetime.now(UTC) + seconds(60)
+    wait_until(lambda: max(e.recheck_at for e in post.events("t")) > later, message="one waits")
+    post.courier.stop()
+    assert post.counts("t") == {"succeeded": 1, "pending": 1}
+    assert [hint.event_id for hint in post.handed_back] == [hints[0].event_id]
 
 
 def test_a_stop_is_cut_short_when_somebody_is_in_a_hurry(post: Post) -> None:

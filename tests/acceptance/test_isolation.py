@@ -260,7 +260,7 @@ def test_a_task_that_will_not_end_is_lost_with_its_lease(free: Installation, sta
 
     def judged() -> bool:
         free.hint()
-        return all(event.status == "failed" for name in reasons for event in free.events(name))
+        return all([event.status for event in free.events(name)] == ["failed"] for name in reasons)
 
     wait_until(judged, 45, lambda: f"all are judged: {[free.events(n) for n in reasons]}", poll_seconds=0.5)
     assert {name: free.event(name).reason for name in reasons} == reasons

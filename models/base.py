@@ -102,6 +102,13 @@ def new_id(now: datetime) -> str:
         return ids_at(_latest, 1)[0]
 
 
+def ids_from(first: str, count: int) -> list[str]:
+    """Ids in a row: the first one and their number tell all of them (RFC 9562, section 6.2, method 2)."""
+    head, tail = first[:24], int(first[24:], 16)
+    tail = min(tail, 2**48 - count)  # room for all of them, whatever the random bits were
+    return [f"{head}{tail + number:012x}" for number in range(count)]
+
+
 def new_ids(now: datetime, count: int) -> list[str]:
     """Ids of one instant, in no order among themselves."""
     return ids_at(int(now.timestamp() * 1_000_000) * QUARTERS, count)

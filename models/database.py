@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ IDLE_SECONDS = 1  # after this a connection is asked whether it still lives
 POLL_SECONDS = 0.0005  # the first pause of a writer that waits for SQLite's lock
 LONGEST_POLL_SECONDS = 0.01
 CACHE_KIB = 32 * 1024  # of SQLite, a connection: its own 2 MB are less than what a burst touches
+ASK_SECONDS = 5.0  # for how long the monotonic clock stands in for the database's where little depends on it
 POOL_SIZE = 5
 POOL_OVERFLOW = 15
 
@@ -61,6 +62,7 @@ class Database:
         self._pid = 0
         self._making = threading.Lock()
         self._writing = threading.Lock()
+        self._asked: tuple[datetime | None, float] = (None, 0.0)
 
     @property
     def engine(self) -> Engine:
@@ -122,6 +124,19 @@ class Database:
     def now(self, connection: Connection) -> datetime:
         """The instant by the clock that everybody shares: the database's, or this machine's for SQLite."""
         return self._clock(connection)
+
+    def about_now(self) -> datetime:
+        """Nearly `now`, mostly without asking for it: for a judgement before a transaction.
+
+        The clock is asked every `ASK_SECONDS`, and this machine's monotonic one counts from there.
+        """
+        known, asked = self._asked
+        since = time.monotonic() - asked
+        if known is None or since > ASK_SECONDS:
+            with self.read() as connection:
+                known = self.now(connection)
+            self._asked, since = (known, time.monotonic()), 0.0
+        return known + timedelta(seconds=since)
 
     def close(self) -> None:
         """Close this process's connections."""

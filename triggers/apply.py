@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from models.database import Database
 from triggers import manage
-from triggers.definition import TriggerDocument, parse_trigger, pointer
+from triggers.definition import TriggerDocument, parse_triggers, pointer
 from triggers.errors import Conflict, InvalidDocument, Problem
 from triggers.settings import Settings
 from triggers.store import definitions
@@ -42,7 +42,9 @@ def apply(database: Database, documents: list[Any], settings: Settings) -> list[
     with database.write() as connection:
         now = database.now(connection)
         rows = [stored(connection, document) for document in documents]
-        parsed = parse_all(documents, rows, settings, now)
+        currents = [row and row["schedule"] for row in rows]
+        kept = [with_instant_kept(*pair) for pair in zip(documents, currents, strict=True)]
+        parsed = parse_triggers(kept, settings, now, currents, pointer("triggers"))
         return [
             apply_one(database, connection, document, row) for document, row in zip(parsed, rows, strict=True)
         ]
@@ -59,18 +61,6 @@ def triggers_in(file: Any) -> list[Any]:
     return list(known["triggers"])
 
 
-def duplicates(documents: list[Any]) -> Iterator[Problem]:
-    """Each name that is there twice: its second definition would edit the first, surely a mistake."""
-    seen: set[str] = set()
-    for index, document in enumerate(documents):
-        name = document.get("name") if isinstance(document, dict) else None
-        if not isinstance(name, str):
-            continue  # what is wrong with it is said later
-        if name in seen:
-            yield Problem(pointer("triggers", index, "name"), f"{name!a} is there twice")
-        seen.add(name)
-
-
 def stored(connection: Connection, document: Any) -> dict[str, Any] | None:
     """The trigger of that name, locked, or None. An id is no name."""
     name = document.get("name") if isinstance(document, dict) else None
@@ -78,23 +68,6 @@ def stored(connection: Connection, document: Any) -> dict[str, Any] | None:
         return None
     row = definitions.lock_trigger(connection, name)
     return None if row is None else dict(row._mapping)
-
-
-def parse_all(
-    documents: list[Any], rows: list[dict[str, Any] | None], settings: Settings, now: datetime
-) -> list[TriggerDocument]:
-    """All of them, or InvalidDocument with the problems of all."""
-    parsed, problems = [], list(duplicates(documents))
-    for index, (document, row) in enumerate(zip(documents, rows, strict=True)):
-        current = row["schedule"] if row else None
-        try:
-            parsed.append(parse_trigger(with_instant_kept(document, current), settings, now, current))
-        except InvalidDocument as error:
-            inside = pointer("triggers", index)
-            problems += [Problem(inside + problem.pointer, problem.detail) for problem in error.problems]
-    if problems:
-        raise InvalidDocument(problems)
-    return parsed
 
 
 def with_instant_kept(document: Any, current: Mapping[str, Any] | None) -> Any:

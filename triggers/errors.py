@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -62,3 +63,13 @@ class Conflict(TriggerbeatError):
 
 class DatabaseAway(TriggerbeatError):
     """The database does not answer, or is not migrated."""
+
+
+class NameInUse(Conflict):
+    """Other triggers have these names."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        shown, more = ", ".join(names[:5]), len(names) - 5
+        said = f"the name {shown} is in use" if len(names) == 1 else f"the names {shown} are in use"
+        super().__init__(f"{said}, and {more} more" if more > 0 else said)
+        self.names = names

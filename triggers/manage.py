@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -21,15 +21,15 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from models.base import new_id
+from models.base import ids_from, new_id
 from models.states import Change, Reason, Source, Status, TriggerState
 from triggers import planning
 from triggers import schedule as schedules
 from triggers.definition import TriggerDocument, check_payload
 from triggers.definition.reading import BEGINNING, MICROSECOND
-from triggers.errors import Conflict, InvalidSchedule, NotFound
+from triggers.errors import Conflict, InvalidSchedule, NameInUse, NotFound
 from triggers.logs import step
-from triggers.store import definitions, plan
+from triggers.store import creation, definitions, plan
 
 log = logging.getLogger("triggerbeat.trigger")
 
@@ -56,6 +56,7 @@ class Created:
     id: str
     name: str
     next_at: datetime | None
+    row: Mapping[str, Any] = field(repr=False)  # its columns, as they were stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,30 +98,61 @@ def create(
 ) -> Created:
     """Store a new trigger, which plans its occurrences from now on, this instant included.
 
-    With `idempotency`, call `recall` first in the same transaction. Raises Conflict when the name is in use.
+    With `idempotency`, call `recall` first in the same transaction. Raises NameInUse.
+    """
+    return create_all(connection, [document], now, idempotency)[0]
+
+
+def create_all(
+    connection: Connection,
+    documents: Sequence[TriggerDocument],
+    now: Now,
+    idempotency: Idempotency | None = None,
+) -> list[Created]:
+    """Store new triggers as `create` does, with two statements for all of them.
+
+    Raises NameInUse with all names that are in use or come twice; the transaction must not be committed then.
     """
     at = instant(now, connection)
+    found = create_free(connection, documents, at)
+    created = [one for one in found if one is not None]
+    if len(created) < len(documents):
+        taken = [document.name for document, one in zip(documents, found, strict=True) if one is None]
+        raise NameInUse(taken)
+    if idempotency is not None:
+        definitions.remember_key(connection, idempotency.key, idempotency.body_digest, created[0].id, at)
+    return created
+
+
+def create_free(
+    connection: Connection, documents: Sequence[TriggerDocument], at: datetime
+) -> list[Created | None]:
+    """Store new triggers, but None in place of those whose names are in use. Their ids are in a row."""
+    ids = ids_from(new_id(at), len(documents))
+    rows = [new_row(document, id_, at) for document, id_ in zip(documents, ids, strict=True)]
+    stored = creation.insert_triggers(connection, rows, TZDATA)
+    return [
+        Created(row["id"], row["name"], row["next_at"], row) if row["id"] in stored else None for row in rows
+    ]
+
+
+def new_row(document: TriggerDocument, id_: str, at: datetime) -> dict[str, Any]:
+    """The columns of a trigger that begins at `at`."""
     values = document.stored()
     anchor = whole_second(at)
     cursor = begin(values["schedule"], anchor, at - MICROSECOND, at)
     row = values | cursor._asdict()
-    row |= {
-        "id": new_id(at),
+    return row | {
+        "id": id_,
         "anchor": anchor,
         "state": str(TriggerState.ACTIVE),
         "created_at": at,
         "updated_at": at,
     }
-    if not definitions.insert_trigger(connection, row):
-        raise in_use(document.name)
-    definitions.append_change(connection, row, Change.CREATED, cursor.planned_until, TZDATA)
-    if idempotency is not None:
-        definitions.remember_key(connection, idempotency.key, idempotency.body_digest, row["id"], at)
-    return Created(row["id"], document.name, cursor.next_at)
 
 
 def recall(connection: Connection, idempotency: Idempotency, now: Now) -> str | None:
-    """The id of the trigger that was created with this key within a day, or None.
+    """The id of the (first) trigger that was created with this key within a day, or None.
 
     Creates with the same key wait here for each other. Raises Conflict for a key that came with another
     body.
@@ -160,7 +192,7 @@ def edit(connection: Connection, ref: str, document: TriggerDocument, now: Now) 
     try:
         definitions.update_trigger(connection, row["id"], values)
     except IntegrityError:
-        raise in_use(document.name) from None
+        raise NameInUse([document.name]) from None
     row |= values
     definitions.append_change(connection, row | record, Change.EDITED, effective_at, TZDATA)
     return replace(told(row), next_at=at) if unsent else told(row)
@@ -374,8 +406,3 @@ def settle(
 def told(row: Mapping[str, Any], changed: bool = True) -> Changed:
     """What the caller needs to know of a row."""
     return Changed(row["id"], row["name"], row["state"], row["next_at"], changed)
-
-
-def in_use(name: str) -> Conflict:
-    """Another trigger has this name."""
-    return Conflict(f"the name {name} is in use")

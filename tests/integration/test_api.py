@@ -697,6 +697,7 @@ def test_the_openapi_document_says_3_1(one: Api) -> None:
     assert document["openapi"].startswith("3.1")
     assert set(document["paths"]) == {
         "/triggers",
+        "/triggers:bulk",
         "/triggers/{ref}",
         "/triggers/{ref}/events",
         "/events",

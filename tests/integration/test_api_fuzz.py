@@ -151,6 +151,8 @@ def test_no_body_breaks_it(api: Api) -> None:
             except (AttributeError, TypeError):  # an earlier change took the place away
                 continue
         rejected_without_a_trace(api, "POST", "/triggers", json.dumps(body).encode())
+        many = [BODY | {"name": "u"}, body]
+        rejected_without_a_trace(api, "POST", "/triggers:bulk", json.dumps(many).encode())
 
     holds()
 
@@ -161,12 +163,15 @@ POISON = ["\0", "a\0", "\ud800", 2**64, -(2**64), 1e300, float("inf"), {"\0": 1}
 def test_no_poison_in_any_place_breaks_it(api: Api) -> None:
     for at in places(BODY) + EXTRA:
         for poison in POISON:
-            rejected_without_a_trace(api, "POST", "/triggers", json.dumps(changed(BODY, at, poison)).encode())
+            body = changed(BODY, at, poison)
+            rejected_without_a_trace(api, "POST", "/triggers", json.dumps(body).encode())
+            rejected_without_a_trace(api, "POST", "/triggers:bulk", json.dumps([body]).encode())
 
 
 def test_no_poison_in_any_parameter_breaks_it(api: Api) -> None:
     for path in (
         "/triggers",
+        "/triggers:bulk",
         "/triggers/known",
         "/triggers/known/events",
         "/events",
@@ -198,6 +203,7 @@ def test_no_bytes_break_it(api: Api) -> None:
     def holds(start: int, length: int, new: bytes) -> None:
         data = text_of_body[:start] + new + text_of_body[start + length :]
         rejected_without_a_trace(api, "POST", "/triggers", data)
+        rejected_without_a_trace(api, "POST", "/triggers:bulk", b"[" + data + b"]")
 
     holds()
 

@@ -13,11 +13,12 @@ from flask import Flask
 
 from models.database import LOCK_SECONDS, Database
 from triggers.api import problems
+from triggers.api.creation import Creation
 from triggers.api.endpoint import Endpoint
 from triggers.api.health import Health
 from triggers.api.hints import to_broker
 from triggers.api.openapi import document
-from triggers.api.requests import READ_BYTES, authorize
+from triggers.api.requests import MAX_BODY_BYTES, authorize
 from triggers.errors import ConfigurationError
 from triggers.settings import Settings
 
@@ -35,7 +36,7 @@ def create_app(settings: Settings | None = None, hint: Callable[[], None] | None
     settings = checked(settings)
     database = Database(settings.database_url, patience=LOCK_SECONDS + 1)  # a lock may take its time
     app = Flask("triggers.api", static_folder=None)
-    app.config.update(MAX_CONTENT_LENGTH=READ_BYTES, PROVIDE_AUTOMATIC_OPTIONS=False)
+    app.config.update(MAX_CONTENT_LENGTH=MAX_BODY_BYTES, PROVIDE_AUTOMATIC_OPTIONS=False)
     app.url_map.merge_slashes = False  # `/triggers//t` is nowhere, not a redirect
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of the default provider
     app.extensions["database"] = database
@@ -43,13 +44,16 @@ def create_app(settings: Settings | None = None, hint: Callable[[], None] | None
     app.before_request(lambda: authorize(token))
     app.after_request(problems.never_cached)
     problems.install(app)
-    route(app, Endpoint(settings, database, hint or to_broker()), Health(settings, database))
+    creation = Creation(settings, database, hint or to_broker())
+    app.extensions["intake"] = creation.intake
+    route(app, creation, Endpoint(settings, database), Health(settings, database))
     return app
 
 
-def route(app: Flask, endpoint: Endpoint, health: Health) -> None:
+def route(app: Flask, creation: Creation, endpoint: Endpoint, health: Health) -> None:
     """Every path there is."""
-    app.add_url_rule("/triggers", view_func=endpoint.create_trigger, methods=["POST"])
+    app.add_url_rule("/triggers", view_func=creation.create_trigger, methods=["POST"])
+    app.add_url_rule("/triggers:bulk", view_func=creation.create_triggers, methods=["POST"])
     app.add_url_rule("/triggers", view_func=endpoint.list_triggers)
     app.add_url_rule("/triggers/<ref>", view_func=endpoint.show_trigger)
     app.add_url_rule("/triggers/<ref>/events", view_func=endpoint.list_trigger_events)

@@ -71,6 +71,13 @@ class TriggerPage(Answer):
     next_cursor: str | None
 
 
+class DescribedTriggerPage(Answer):
+    """The triggers that were created, in the order of the request."""
+
+    items: list[DescribedTrigger]
+    next_cursor: Annotated[None, Field(description="All are here.")]
+
+
 class Event(Answer):
     """One occurrence, or a run of them, and what became of it."""
 

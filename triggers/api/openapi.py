@@ -12,6 +12,7 @@ from pydantic.json_schema import models_json_schema
 
 from models.states import EventState, Status, TriggerState
 from triggers.api import answers
+from triggers.api.creation import MOST_IN_BULK
 from triggers.api.requests import DEFAULT_LIMIT, MAX_LIMIT, Query
 from triggers.definition import TriggerDocument
 
@@ -35,6 +36,7 @@ PROBLEMS = {
     503: "The database is away or busy; try again after `Retry-After`.",
 }
 READ_PROBLEMS = (401, 422, 503)
+CREATE_PROBLEMS = (400, 401, 409, 413, 415, 422, 503)
 
 
 def document() -> Response:
@@ -77,6 +79,7 @@ def paths() -> Json:
             "post": create(),
             "get": read("listTriggers", answers.TriggerPage, [*page, *trigger_filters()]),
         },
+        "/triggers:bulk": {"post": create_in_bulk()},
         "/triggers/{ref}": {"get": read("showTrigger", answers.DescribedTrigger, [ref], 404)},
         "/triggers/{ref}/events": {"get": read("listTriggerEvents", answers.EventPage, [ref, *events], 404)},
         "/events": {"get": read("listEvents", answers.EventPage, events)},
@@ -104,7 +107,7 @@ def create() -> Json:
     answered["201"]["headers"] = {
         "Location": {"description": "The trigger's path.", "schema": {"type": "string"}}
     }
-    return operation("createTrigger", answered, (400, 401, 409, 413, 415, 422, 503)) | {
+    return operation("createTrigger", answered, CREATE_PROBLEMS) | {
         "parameters": [
             parameter("dry_run", {"type": "boolean"}, "Answer as if, and store nothing."),
             parameter("Idempotency-Key", key, "The same key and body give the same trigger.", where="header"),
@@ -119,6 +122,30 @@ def create() -> Json:
             },
         },
     }
+
+
+def create_in_bulk() -> Json:
+    """`POST /triggers:bulk`."""
+    one = create()
+    page = answers.DescribedTriggerPage
+    answered = {
+        "201": described("All created, in the order of the request.", page),
+        "200": described("A dry run, or created before with this key.", page),
+    }
+    schema = {
+        "type": "array",
+        "items": reference(TriggerDocument, "validation"),
+        "minItems": 1,
+        "maxItems": MOST_IN_BULK,
+    }
+    content = {"schema": schema, "examples": {"smallest": {"value": [EXAMPLE]}}}
+    said = operation("createTriggers", answered, CREATE_PROBLEMS) | {
+        "description": "Creates all triggers of the array, or none.",
+        "parameters": one["parameters"],
+        "requestBody": {"required": True, "content": {"application/json": content}},
+    }
+    said["responses"]["413"]["description"] = "More than 1 MiB."
+    return said
 
 
 def read(name: str, model: type[BaseModel], parameters: list[Json], *problems: int) -> Json:
@@ -207,6 +234,7 @@ def schemas() -> tuple[dict[tuple[type[BaseModel], Mode], Json], Json]:
         (model, "serialization")
         for model in (
             answers.DescribedTrigger,
+            answers.DescribedTriggerPage,
             answers.TriggerPage,
             answers.EventWithAttempts,
             answers.EventPage,

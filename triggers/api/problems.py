@@ -12,7 +12,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException, Unauthorized
 
-from triggers.errors import Conflict, InvalidDocument, NotFound, NotJson, Problem
+from triggers.errors import Conflict, InvalidDocument, NameInUse, NotFound, NotJson, Problem
 
 RETRY_AFTER_SECONDS = 5
 KEPT_HEADERS = ("Allow", "Retry-After")
@@ -23,10 +23,6 @@ DETAILS = {
 }
 
 log = logging.getLogger("triggerbeat.api")
-
-
-class NameInUse(Conflict):
-    """Another trigger has this name."""
 
 
 def install(app: Flask) -> None:

@@ -13,12 +13,12 @@ from flask import request
 from werkzeug.exceptions import RequestEntityTooLarge, Unauthorized, UnsupportedMediaType
 from werkzeug.http import parse_options_header
 
-from triggers.definition import load_json, unstorable
+from triggers.definition import load_json
 from triggers.errors import InvalidDocument, InvalidSchedule, NotJson, Problem
 from triggers.rfc3339 import parse_instant
 
 MAX_BODY_BYTES = 64 * 1024
-READ_BYTES = MAX_BODY_BYTES + 1  # Werkzeug cuts a chunked body off there, and says nothing
+MAX_BULK_BYTES = 1024 * 1024
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 500
 OPEN_PATHS = ("/healthz", "/readyz")
@@ -38,32 +38,30 @@ def authorize(token: str) -> None:
     raise Unauthorized("a bearer token is needed: Authorization: Bearer <ADMIN_TOKEN>")
 
 
-def json_body() -> Any:
-    """The JSON document in the body.
+def json_body(most: int = MAX_BODY_BYTES) -> Any:
+    """The JSON document in the body, which may have `most` bytes.
 
-    Raises UnsupportedMediaType, RequestEntityTooLarge, NotJson, and InvalidDocument for values that cannot
-    be stored.
+    Raises UnsupportedMediaType, RequestEntityTooLarge and NotJson. Whether it can be stored is judged with
+    the rest of it.
     """
     check_content_type()
-    data = body_bytes()
-    if len(data) > MAX_BODY_BYTES:
-        raise RequestEntityTooLarge(f"the body may have {MAX_BODY_BYTES:,} bytes")
-    document = load_json(data)
-    if found := unstorable(document):
-        raise InvalidDocument(found)
-    return document
+    request.max_content_length = most + 1  # Werkzeug cuts a chunked body off there, and says nothing
+    data = body_bytes(most + 1)
+    if len(data) > most:
+        raise RequestEntityTooLarge(f"the body may have {most:,} bytes")
+    return load_json(data)
 
 
-def body_bytes() -> bytes:
-    """The body, up to one byte more than it may have. Raises NotJson for one that did not come whole."""
+def body_bytes(read: int) -> bytes:
+    """The body, up to `read` bytes. Raises NotJson for one that did not come whole."""
     try:
         data = request.get_data(cache=False)
     except RequestEntityTooLarge:
-        return b" " * READ_BYTES
+        return b" " * read
     except Exception as error:  # each server has its own for chunks it cannot read
         raise NotJson("the body cannot be read: it breaks off, or its chunks are malformed") from error
     # A server that ends the input itself (`wsgi.input_terminated`) also ends it where the client hung up.
-    if len(data) < min(request.content_length or 0, READ_BYTES):
+    if len(data) < min(request.content_length or 0, read):
         raise NotJson("the body is shorter than its Content-Length")
     return data
 

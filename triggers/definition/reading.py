@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import repeat
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -21,6 +22,7 @@ from triggers.targets.signing import check_secret, secret_warnings
 
 BEGINNING = datetime.min.replace(tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
+MAX_PROBLEMS_OF_ALL = 1_000  # of a list of triggers: each may be told of one
 UNIONS = ("schedule", "target")  # pydantic puts the tag of the chosen member into the location
 MESSAGES = {
     "extra_forbidden": "unknown field",
@@ -54,6 +56,45 @@ def parse_trigger(
     if found:
         raise InvalidDocument(found)
     return read.model_copy(update={"target": target, "schedule": schedule})
+
+
+def parse_triggers(
+    documents: Sequence[Any],
+    settings: Settings,
+    now: datetime,
+    currents: Sequence[Mapping[str, Any] | None] | None = None,
+    inside: str = "",
+) -> list[TriggerDocument]:
+    """All triggers of a list that stands at the pointer `inside`, each as `parse_trigger` reads it.
+
+    Raises InvalidDocument with what is wrong in all of them (the first MAX_PROBLEMS_OF_ALL), a name that is
+    there twice included.
+    """
+    parsed, found = [], list(duplicates(documents, inside))
+    for index, (document, current) in enumerate(
+        zip(documents, currents or repeat(None, len(documents)), strict=True)
+    ):
+        try:
+            parsed.append(parse_trigger(document, settings, now, current))
+        except InvalidDocument as error:
+            found += [Problem(f"{inside}/{index}{one.pointer}", one.detail) for one in error.problems]
+            if len(found) >= MAX_PROBLEMS_OF_ALL:
+                break
+    if found:
+        raise InvalidDocument(found[:MAX_PROBLEMS_OF_ALL])
+    return parsed
+
+
+def duplicates(documents: Sequence[Any], inside: str) -> Iterator[Problem]:
+    """Each name that is there twice: one of the two would not be stored, or edited by the other."""
+    seen: set[str] = set()
+    for index, document in enumerate(documents):
+        name = document.get("name") if isinstance(document, dict) else None
+        if not isinstance(name, str):
+            continue  # what is wrong with it is said later
+        if name in seen:
+            yield Problem(f"{inside}/{index}/name", f"{name[:100]!a} is there twice")
+        seen.add(name)
 
 
 def problem(error: ErrorDetails) -> Problem:

@@ -48,16 +48,6 @@ def lock_trigger(connection: Connection, ref: str) -> TriggerRow | None:
     return connection.execute(statement).one_or_none()
 
 
-def insert_trigger(connection: Connection, values: Mapping[str, Any]) -> bool:
-    """Store a new trigger; False when its name is in use."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(Trigger).values(**values)
-    statement = statement.on_conflict_do_nothing(
-        index_elements=["name"], index_where=text("deleted_at IS NULL")
-    )
-    return connection.execute(statement.returning(Trigger.id)).first() is not None
-
-
 def update_trigger(connection: Connection, trigger_id: str, values: Mapping[str, Any]) -> None:
     """Change columns of a trigger whose row is locked. Raises IntegrityError when a new name is in use."""
     connection.execute(update(Trigger).where(Trigger.id == trigger_id).values(**values))

@@ -9,7 +9,7 @@ import base64
 import binascii
 import json
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -32,10 +32,15 @@ from models.states import PLANNED, UNFINISHED, Source, Status, one_of
 from triggers.errors import InvalidDocument, InvalidSchedule, NotFound, Problem
 from triggers.rfc3339 import parse_instant
 from triggers.store.definitions import is_id, named, unstarted
-from triggers.store.views import View, attempt_views, event_view, instant, known, occurrences, trigger_view
-
-NEXT_OCCURRENCES = 5
-MICROSECOND = timedelta(microseconds=1)
+from triggers.store.views import (
+    NEXT_OCCURRENCES,
+    View,
+    attempt_views,
+    description,
+    event_view,
+    instant,
+    trigger_view,
+)
 
 # Literal, as in the indexes' own conditions: the planner cannot match a bound value with a partial index.
 _PLANNED = text(one_of("source", PLANNED))
@@ -55,14 +60,27 @@ def describe_trigger(
     Warnings are about what follows an instant: now, or before the first occurrence that was not started,
     which may lie in the past.
     """
-    row = trigger_row(connection, ref)
+    return described(connection, trigger_row(connection, ref), now, warnings)
+
+
+def describe_triggers(
+    connection: Connection, ids: Sequence[str], now: datetime, warnings: Callable[..., list[str]]
+) -> list[View]:
+    """The triggers with these ids, which are in a row. Raises NotFound when one of them was deleted."""
+    wanted = Trigger.id.between(literal(ids[0], Id), literal(ids[-1], Id)) & Trigger.deleted_at.is_(None)
+    rows = connection.execute(triggers().where(wanted).order_by(Trigger.id)).all()
+    if len(rows) < len(ids):
+        raise no_trigger((set(ids) - {row.id for row in rows}).pop())
+    return [described(connection, row, now, warnings) for row in rows]
+
+
+def described(
+    connection: Connection, row: Row[Any], now: datetime, warnings: Callable[..., list[str]]
+) -> View:
+    """A trigger with its next occurrences and warnings."""
     planned = select(Event.scheduled_for).where(*unstarted(row.id)).order_by(Event.scheduled_for)
     waiting = connection.execute(planned.limit(NEXT_OCCURRENCES)).scalars().all()
-    after = min([now, *(at - MICROSECOND for at in known(*waiting[:1], row.next_at))])
-    return trigger_view(row) | {
-        "next_occurrences": occurrences(row, list(waiting), NEXT_OCCURRENCES),
-        "warnings": warnings(row.schedule, row.target, row.retry, after, row.secret),
-    }
+    return description(row, list(waiting), now, warnings)
 
 
 def trigger_row(connection: Connection, ref: str) -> Row[Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 from sqlalchemy import Row
@@ -12,6 +13,8 @@ from models.states import Status
 from triggers.errors import InvalidSchedule
 from triggers.schedule import fire_at, parse
 
+NEXT_OCCURRENCES = 5
+MICROSECOND = timedelta(microseconds=1)
 MILLISECOND = timedelta(milliseconds=1)
 
 View = dict[str, Any]
@@ -37,6 +40,24 @@ def trigger_view(row: Row[Any]) -> View:
         "created_at": instant(row.created_at),
         "updated_at": instant(row.updated_at),
         "consecutive_failures": row.consecutive_failures,
+    }
+
+
+def new_trigger_view(columns: Mapping[str, Any], now: datetime, warnings: Callable[..., list[str]]) -> View:
+    """A trigger that was stored just now, by its columns, as `reads.describe_trigger` would read it."""
+    nothing_yet = dict.fromkeys(("pending_at", "last_fired_at", "last_started_at"))
+    row: Any = SimpleNamespace(**columns, **nothing_yet, consecutive_failures=0)
+    return description(row, [], now, warnings)
+
+
+def description(
+    row: Row[Any], waiting: list[datetime], now: datetime, warnings: Callable[..., list[str]]
+) -> View:
+    """A trigger with its next occurrences, of which those in `waiting` have their event, and warnings."""
+    after = min([now, *(at - MICROSECOND for at in known(*waiting[:1], row.next_at))])
+    return trigger_view(row) | {
+        "next_occurrences": occurrences(row, waiting, NEXT_OCCURRENCES),
+        "warnings": warnings(row.schedule, row.target, row.retry, after, row.secret),
     }
 
 

@@ -13,17 +13,25 @@ import sys
 import time
 from contextlib import redirect_stdout
 
-from benchmarks import burst, celery_tasks, idle_tick, punctuality
+from benchmarks import burst, celery_tasks, create, idle_tick, punctuality
 
-FULL: dict[str, list[str]] = {"idle_tick": [], "burst": [], "celery_tasks": [], "punctuality": []}
+FULL: dict[str, list[str]] = {
+    "idle_tick": [],
+    "create": [],
+    "burst": [],
+    "celery_tasks": [],
+    "punctuality": [],
+}
 QUICK = {
     "idle_tick": ["--stored", "1000,5000"],
+    "create": ["--one-by-one", "200", "--in-bulk", "5000", "--repeat", "1"],
     "burst": ["--count", "2000", "--repeat", "1"],
     "celery_tasks": ["--count", "500", "--workers", "1"],
     "punctuality": ["--seconds", "20", "--triggers", "30"],
 }
 MEASURES = {
     "idle_tick": idle_tick.main,
+    "create": create.main,
     "burst": burst.main,
     "celery_tasks": celery_tasks.main,
     "punctuality": punctuality.main,

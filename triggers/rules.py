@@ -11,7 +11,8 @@ what a gap skips fires at its end, once; what a fold repeats fires in the first 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_right
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, Protocol
 
@@ -20,6 +21,7 @@ from triggers.rfc3339 import EPOCH
 from triggers.zones import DAY, FIRST_INSTANT, LAST_INSTANT, Segment, Zone
 
 _MINUTE = 60
+_MOST_KNOWN = 8  # occurrences that a rule keeps in mind
 _FAR = 2 * DAY  # more than any two offsets, or any clock change, can differ
 
 
@@ -47,12 +49,23 @@ class CronRule:
 
     cron: Cron
     zone: Zone
+    # An instant that was asked about, and the occurrences that follow it without a gap: a schedule is asked
+    # for the same few again and again. One tuple takes the place of another, so threads need no lock.
+    _known: list[tuple[datetime, ...]] = field(default_factory=lambda: [()], compare=False, repr=False)
 
     def after(self, instant: datetime) -> datetime | None:
         """The first occurrence strictly after `instant`; None after the year 9999."""
+        known = self._known[0]
+        if known and known[0] <= instant < known[-1]:
+            return known[bisect_right(known, instant)]
         since = instant - EPOCH
-        found = self.first_from(since.days * DAY + since.seconds + 1)
-        return None if found is None else datetime.fromtimestamp(found, UTC)
+        seconds = self.first_from(since.days * DAY + since.seconds + 1)
+        if seconds is None:
+            return None
+        found = datetime.fromtimestamp(seconds, UTC)
+        follows = bool(known) and known[-1] == instant
+        self._known[0] = (*known[-_MOST_KNOWN:], found) if follows else (instant, found)
+        return found
 
     def run(self, after: datetime, until: datetime, at_most: int) -> Run | None:
         """The first `at_most` occurrences in (after, until]; days are counted, not walked."""

@@ -31,6 +31,7 @@ __all__ = [
     "warnings",
 ]
 
+_OBJECTS_KEPT = 8_192
 _SCHEDULES_KEPT = 131_072  # one tick's worth; some 100 MB at the very most
 
 
@@ -61,7 +62,11 @@ def parse(schedule: Mapping[str, object], anchor: datetime | None) -> Schedule:
     wrong types, values out of bounds, and schedules that can never fire. Raises ValueError for a
     naive anchor. An interval that got neither anchor nor `start_time` raises when it is asked.
     """
-    return anchored(understand(schedule), anchor)
+    try:
+        understood = _remembered(*schedule, *schedule.values())
+    except (TypeError, AttributeError):  # not even an object, or with members that no schedule has
+        understood = understand(schedule)
+    return anchored(understood, anchor)
 
 
 def parse_cached(text: str, anchor: datetime | None) -> Schedule:
@@ -137,6 +142,13 @@ def warnings(schedule: Mapping[str, object], after: datetime) -> list[str]:
     """
     aware(after, "after")
     return warned(schedule, parse(schedule, after), after)
+
+
+@lru_cache(maxsize=_OBJECTS_KEPT, typed=True)  # or True would be taken for 1
+def _remembered(*members: object) -> Schedule:
+    """What a schedule with these names and then these values means."""
+    half = len(members) // 2
+    return understand(dict(zip(members[:half], members[half:], strict=True)))  # type: ignore[arg-type]
 
 
 @lru_cache(maxsize=_SCHEDULES_KEPT)

@@ -115,7 +115,7 @@ def _rule(kind: str, schedule: Mapping[str, object], start: datetime | None) -> 
         return _Unanchored(every) if start is None else IntervalRule(start, every)
     clock = zone(text_field(schedule, "timezone") if "timezone" in schedule else DEFAULT_TIMEZONE)
     if kind == "cron":
-        return CronRule(_cron(text_field(schedule, "cron")), clock)
+        return _cron_rule(text_field(schedule, "cron"), clock)
     return _once(text_field(schedule, "at"), clock)
 
 
@@ -220,6 +220,11 @@ def aware(instant: datetime, name: str) -> datetime:
     if instant.utcoffset() is None:
         raise ValueError(f"{name} must be an aware datetime")
     return instant
+
+
+@lru_cache(maxsize=_EXPRESSIONS_KEPT)
+def _cron_rule(text: str, clock: Zone) -> CronRule:
+    return CronRule(_cron(text), clock)
 
 
 @lru_cache(maxsize=_EXPRESSIONS_KEPT)

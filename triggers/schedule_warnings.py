@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from triggers.cron_fields import whole
 from triggers.explanations import clock_text, listed, wall_text, walls_between
 from triggers.rfc3339 import EPOCH
 from triggers.rules import CronRule, IntervalRule, OnceRule
 from triggers.schedule_reader import Schedule
-from triggers.zones import DAY, LARGEST_CORRECTION, Change
+from triggers.zones import DAY, LARGEST_CORRECTION, Change, Zone
 
 _LOOK_AHEAD = 366 * DAY
+_KEPT = 8_192  # answers to what is asked at every create and every read
 _FAR_OFF = timedelta(days=366)
 _MONTHS = ("", "January", "February", "March", "April", "May", "June", "July", "August", "September",
            "October", "November", "December")  # fmt: skip
@@ -33,10 +35,7 @@ def warned(given: Mapping[str, object], schedule: Schedule, after: datetime) -> 
     found: list[str] = []
     rule = schedule.rule
     if isinstance(rule, CronRule):
-        found += _days(rule)
-        found += _steps(rule)
-        found += _every_minute(rule)
-        found += _zone_name(rule.zone.name)
+        found += _of_expression(rule)
         found += _gaps(rule, after)
     elif isinstance(rule, OnceRule):
         found += _once(rule, given)
@@ -44,6 +43,12 @@ def warned(given: Mapping[str, object], schedule: Schedule, after: datetime) -> 
         found += _whole_days(rule)
     found += _future(schedule, after)
     return found
+
+
+@lru_cache(maxsize=_KEPT)
+def _of_expression(rule: CronRule) -> tuple[str, ...]:
+    """What does not depend on when it is asked."""
+    return (*_days(rule), *_steps(rule), *_every_minute(rule), *_zone_name(rule.zone.name))
 
 
 def _days(rule: CronRule) -> Iterator[str]:
@@ -108,8 +113,20 @@ def _gaps(rule: CronRule, after: datetime) -> Iterator[str]:
     if rule.cron.wildcard and rule.cron.hours == _EVERY_HOUR:
         return  # it follows real time: nothing that its user would miss
     since = (after - EPOCH) // timedelta(seconds=1)
-    for change in rule.zone.changes(since, since + _LOOK_AHEAD):
-        yield from _one_change(rule, change)
+    for change in _changes(rule.zone, since // DAY):
+        if since < change.at <= since + _LOOK_AHEAD:
+            yield from _at_change(rule, change)
+
+
+@lru_cache(maxsize=_KEPT)
+def _changes(clock: Zone, day: int) -> tuple[Change, ...]:
+    """The changes within reach of any instant of a day, counted from 1970."""
+    return tuple(clock.changes(day * DAY, (day + 1) * DAY + _LOOK_AHEAD))
+
+
+@lru_cache(maxsize=_KEPT)
+def _at_change(rule: CronRule, change: Change) -> tuple[str, ...]:
+    return tuple(_one_change(rule, change))
 
 
 def _one_change(rule: CronRule, change: Change) -> Iterator[str]:

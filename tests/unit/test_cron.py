@@ -511,3 +511,19 @@ def test_anything_else_is_refused_as_a_schedule(name: str) -> None:
 def test_a_near_name_is_suggested(name: str, meant: str) -> None:
     with pytest.raises(InvalidSchedule, match=f"did you mean {meant}"):
         zone(name)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["*/7 * * * *", "30 2 * * *", "0 0 29 2 *", "* * * * *"]),
+    st.lists(st.tuples(st.integers(0, 400), st.booleans()), min_size=2, max_size=12),
+)
+def test_what_a_rule_keeps_in_mind_changes_no_answer(text: str, questions: list[tuple[int, bool]]) -> None:
+    rule, start = CronRule(parse_cron(text), zone("Europe/Berlin")), utc("2026-03-28T20:00:00.5")
+    instant = start
+    for quarters, go_on in questions:
+        instant = instant if go_on else start + quarters * 15 * MINUTE
+        found = rule.after(instant)
+        assert found == CronRule(parse_cron(text), zone("Europe/Berlin")).after(instant)
+        assert found is not None
+        instant = found

@@ -590,3 +590,13 @@ def test_warnings_say_where_users_err(schedule: Json, said: str | None) -> None:
         assert found == []
     else:
         assert any(said in sentence for sentence in found), found
+
+
+def test_what_equals_a_valid_schedule_is_not_taken_for_it() -> None:
+    """In Python 1 equals True and 1.0."""
+    valid = {"type": "interval", "every_seconds": 1, "jitter_seconds": 1}
+    for wrong in (True, 1.0):
+        for field in ("every_seconds", "jitter_seconds"):
+            assert len(next_occurrences(valid, datetime(2026, 1, 1, tzinfo=UTC), 1)) == 1
+            with pytest.raises(InvalidSchedule):
+                next_occurrences(valid | {field: wrong}, datetime(2026, 1, 1, tzinfo=UTC), 1)

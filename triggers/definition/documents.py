@@ -107,6 +107,9 @@ class Bounded(Strict):
     jitter_seconds: Annotated[Whole, Field(ge=0, le=LARGEST_JITTER_SECONDS)] = 0
 
 
+BOUNDS = tuple(Bounded.model_fields)
+
+
 class CronSchedule(Bounded):
     """Five fields, or one of @hourly @daily @midnight @weekly @monthly @yearly @annually."""
 
@@ -223,20 +226,25 @@ class TriggerDocument(Strict):
 
     def stored(self) -> dict[str, Any]:
         """The columns of a trigger that are its definition."""
+        dumped = self.model_dump()
+        target = dumped["target"]
+        target.pop("secret", None)
         return {
             "name": self.name,
             "description": self.description,
-            "tags": list(self.tags),
-            "schedule": in_order(self.schedule.model_dump()),
+            "tags": dumped["tags"],
+            "schedule": in_order(dumped["schedule"]),
             "target_type": self.target.type,
-            "target": in_order(self.target.model_dump(exclude={"secret"})),
+            "target": target,
             "secret": self.secret,
-            "policy": self.policy.model_dump(),
-            "retry": self.retry.model_dump(),
+            "policy": dumped["policy"],
+            "retry": dumped["retry"],
         }
 
 
-def in_order(members: dict[str, Any]) -> dict[str, Any]:
+def in_order(schedule: dict[str, Any]) -> dict[str, Any]:
     """The bounds that all schedules share last, as users write them: pydantic puts the inherited first."""
-    last = [name for name in Bounded.model_fields if name in members]
-    return {name: members[name] for name in [*(n for n in members if n not in last), *last]}
+    for name in BOUNDS:
+        if name in schedule:
+            schedule[name] = schedule.pop(name)
+    return schedule

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import repeat
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from triggers import schedule as schedules
@@ -32,8 +32,6 @@ MESSAGES = {
     "model_type": "must be a JSON object",
     "model_attributes_type": "must be a JSON object",
 }
-
-_schedule: TypeAdapter[Schedule] = TypeAdapter(Schedule)
 
 
 def parse_trigger(
@@ -116,7 +114,7 @@ def settle_schedule(
         resolved = schedules.resolve(read.schedule.model_dump(), now)
         if resolved != current:
             refuse_past(resolved, timedelta(seconds=read.policy.misfire_grace_seconds), now)
-        return _schedule.validate_python(resolved)
+        return read.schedule.model_copy(update={name: resolved[name] for name in resolved})
     except InvalidSchedule as error:
         found.append(Problem("/schedule" + (pointer(error.field) if error.field else ""), str(error)))
         return read.schedule

@@ -36,11 +36,10 @@ def load_json(data: bytes) -> Any:
         raise NotJson(f"not UTF-8 at byte {error.start} (RFC 8259, section 8.1)") from None
     if text.startswith("\ufeff"):
         raise NotJson("begins with a byte order mark (RFC 8259, section 8.1)")
-    _check_depth(text)
+    if text.count("[") + text.count("{") > MAX_DEPTH:
+        _check_depth(text)
     try:
-        return json.loads(
-            text, object_pairs_hook=_members, parse_constant=_refuse_constant, parse_int=_integer
-        )
+        return _decoder.decode(text)
     except json.JSONDecodeError as error:
         raise NotJson(f"not JSON: {error}") from None
 
@@ -49,6 +48,8 @@ def unstorable(value: Any) -> list[Problem]:
     """What in a document cannot be stored or passed on: U+0000 (which PostgreSQL's text has no place for),
     lone surrogates (which UTF-8 has none for), numbers out of range, and values JSON does not have.
     """
+    if _storable(value, 0, [MAX_VALUES]):
+        return []
     found: list[Problem] = []
     seen = 0
     todo: list[tuple[str, Any]] = [("", value)]
@@ -71,6 +72,28 @@ def unstorable(value: Any) -> list[Problem]:
     return found
 
 
+def _storable(value: Any, depth: int, left: list[int]) -> bool:
+    """Whether all is well, as it nearly always is: many times as fast as finding what is not, and where."""
+    kind = type(value)
+    if kind is str:
+        # Most texts are ASCII, which has no surrogates.
+        return "\0" not in value if value.isascii() else _UNSTORABLE.search(value) is None
+    if kind is dict or kind is list:
+        left[0] -= len(value)
+        if depth >= MAX_DEPTH or left[0] < 0:
+            return False
+        if kind is dict:
+            for key in value:
+                if type(key) is not str or not _storable(key, 0, left):
+                    return False
+            value = value.values()
+        for member in value:  # noqa: SIM110  a generator costs a third more
+            if not _storable(member, depth + 1, left):
+                return False
+        return True
+    return _why_unstorable(value) is None
+
+
 def pointer(*parts: object) -> str:
     """A JSON pointer (RFC 6901); lone surrogates are replaced, since the pointer is to be sent."""
     texts = (_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", str(part)) for part in parts)
@@ -89,7 +112,7 @@ def digest(value: Any) -> str:
 
 def _check_depth(text: str) -> None:
     depth = 0
-    for bracket in _BRACKET.findall(_STRING.sub("", text)):
+    for bracket in _BRACKET.findall(_STRING.sub("", text) if '"' in text else text):
         depth += 1 if bracket in "[{" else -1
         if depth > MAX_DEPTH:
             raise NotJson(f"nested more than {MAX_DEPTH} levels deep")
@@ -111,6 +134,9 @@ def _refuse_constant(name: str) -> NoReturn:
 def _integer(text: str) -> int | float:
     # int() of thousands of digits is slow, and beyond 4,300 refused.
     return int(text) if len(text) <= 20 else _OUT_OF_RANGE
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_members, parse_constant=_refuse_constant, parse_int=_integer)
 
 
 def _why_unstorable(value: Any) -> str | None:

@@ -22,15 +22,9 @@ TYPES = {
     "coalesced": "bigint",
     "planned_count": "bigint",
     "exhausted": "boolean",
-    "anchor": "timestamptz",
     "result": "json",
     "error": "json",
     "progress": "json",
-    "tags": "json",
-    "schedule": "json",
-    "target": "json",
-    "policy": "json",
-    "retry": "json",
 }
 
 

@@ -4,38 +4,59 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from models.states import Change
 from triggers.store import bulk
 from triggers.store.plan import Texts
 
-# One row of `rows`; the columns that begin the same for all are in the statements.
-COLUMNS = (
-    "id", "name", "description", "tags", "schedule", "target_type", "target", "secret", "policy", "retry",
-    "anchor", "state", "planned_until", "next_at", "planned_count", "exhausted", "created_at", "updated_at",
-)  # fmt: skip
-JSON_COLUMNS = {"tags", "schedule", "target", "policy", "retry"}
+# The columns that are the same for all new triggers are in the statements.
+COLUMNS = {
+    "id": "uuid",
+    "name": "text",
+    "description": "text",
+    "tags": "json",
+    "schedule": "json",
+    "target_type": "text",
+    "target": "json",
+    "secret": "text",
+    "policy": "json",
+    "retry": "json",
+    "anchor": "timestamptz",
+    "state": "text",
+    "planned_until": "timestamptz",
+    "next_at": "timestamptz",
+    "planned_count": "bigint",
+    "exhausted": "boolean",
+    "created_at": "timestamptz",
+    "updated_at": "timestamptz",
+}
+JSON_COLUMNS = [column for column, kind in COLUMNS.items() if kind == "json"]
 KEPT = ("id", "planned_until", "state", "schedule", "anchor", "policy", "planned_count")  # on record
 
-# By name, or two of these that have names in common would each wait for the other.
-INSERT_POSTGRES = f"""
+# One document, not an array for each column, in which psycopg would quote every quote. By name, or two of
+# these that have names in common would each wait for the other.
+INSERT_POSTGRES = text(f"""
 WITH created AS (
   INSERT INTO triggers ({", ".join(COLUMNS)}, version, consecutive_failures)
-  SELECT r.*, 1, 0 FROM {{rows}} ORDER BY r.name
+  SELECT r.*, 1, 0
+  FROM json_to_recordset(CAST(:rows AS json))
+    AS r({", ".join(f"{column} {kind}" for column, kind in COLUMNS.items())})
+  ORDER BY r.name
   ON CONFLICT (name) WHERE deleted_at IS NULL DO NOTHING
   RETURNING {", ".join(KEPT)}
 )
 INSERT INTO trigger_changes (trigger_id, effective_at, {", ".join(KEPT[2:])}, change, tzdata)
 SELECT created.*, '{Change.CREATED}', :tzdata FROM created ORDER BY created.id
-RETURNING trigger_id
-"""
+RETURNING CAST(trigger_id AS text)
+""")
 
-TAKEN_SQLITE = (
-    "SELECT name FROM triggers WHERE deleted_at IS NULL AND name IN (SELECT value FROM json_each(?))"
-)
+TAKEN_SQLITE = """
+SELECT name FROM triggers WHERE deleted_at IS NULL AND name IN (SELECT value FROM json_each(?))
+"""
 
 INSERT_SQLITE = f"""
 INSERT INTO triggers ({", ".join(COLUMNS)}, version, consecutive_failures)
@@ -53,24 +74,33 @@ def insert_triggers(connection: Connection, triggers: Sequence[Mapping[str, Any]
 
     Of two with one name the first is stored.
     """
-    rows = [tuple(stored(column, trigger[column]) for column in COLUMNS) for trigger in triggers]
-    if not rows:
+    if not triggers:
         return set()
-    if bulk.is_postgres(connection):
-        return set(map(str, bulk.run(connection, INSERT_POSTGRES, COLUMNS, rows, tzdata=tzdata).scalars()))
+    insert = insert_postgres if bulk.is_postgres(connection) else insert_sqlite
+    return insert(connection, triggers, tzdata)
+
+
+def insert_postgres(connection: Connection, triggers: Sequence[Mapping[str, Any]], tzdata: str) -> set[str]:
+    """In one statement."""
+    rows = json.dumps(triggers, default=datetime.isoformat)
+    return set(connection.execute(INSERT_POSTGRES, {"rows": rows, "tzdata": tzdata}).scalars())
+
+
+def insert_sqlite(connection: Connection, triggers: Sequence[Mapping[str, Any]], tzdata: str) -> set[str]:
+    """Nobody else writes meanwhile, so what is free stays free."""
     names = json.dumps([trigger["name"] for trigger in triggers])
-    seen = {name for (name,) in connection.exec_driver_sql(TAKEN_SQLITE, (names,))}
-    free = [row for row in rows if row[1] not in seen and not seen.add(row[1])]  # type: ignore[func-returns-value]
+    taken = {name for (name,) in connection.exec_driver_sql(TAKEN_SQLITE, (names,))}
     texts = Texts()
-    found = [tuple(map(texts.value, row)) for row in free]
-    if found:
-        places = [COLUMNS.index(column) for column in KEPT]
-        connection.exec_driver_sql(INSERT_SQLITE, found)
-        records = [(*[row[place] for place in places], tzdata) for row in found]
+    rows, records = [], []
+    for trigger in triggers:
+        if trigger["name"] in taken:
+            continue
+        taken.add(trigger["name"])
+        row = {column: texts.value(trigger[column]) for column in COLUMNS}
+        row |= {column: json.dumps(row[column]) for column in JSON_COLUMNS}
+        rows.append(tuple(row.values()))
+        records.append((*[row[column] for column in KEPT], tzdata))
+    if rows:
+        connection.exec_driver_sql(INSERT_SQLITE, rows)
         connection.exec_driver_sql(RECORD_SQLITE, records)
-    return {row[0] for row in free}
-
-
-def stored(column: str, value: Any) -> Any:
-    """A value as both statements take it: JSON as its text."""
-    return json.dumps(value) if column in JSON_COLUMNS else value
+    return {row[0] for row in rows}

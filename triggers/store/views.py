@@ -147,7 +147,8 @@ def instant(value: datetime | None) -> str | None:
     """RFC 3339, UTC, `Z`, six digits."""
     if value is None:
         return None
-    return value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    utc = value if value.tzinfo is UTC else value.astimezone(UTC)
+    return utc.isoformat(timespec="microseconds")[:26] + "Z"  # without its +00:00
 
 
 def known(*values: datetime | None) -> list[datetime]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from triggers.errors import InvalidUrl
@@ -99,6 +100,7 @@ class Url:
         return f"{self.scheme}://{self.authority}{self.path_and_query}"
 
 
+@lru_cache(maxsize=2_048)
 def parse_url(text: str) -> Url:
     """Read the URL of an HTTP target, by RFC 3986 and more strictly.
 

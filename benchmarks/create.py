@@ -5,7 +5,7 @@
 The client has its bodies ready, keeps its connections and reads no more of an answer than its length; it
 shares the machine's cores with the server and the database. Each trigger has a name of its own, one of a
 hundred cron expressions in a zone with changes of clock, and an HTTP target with headers and a body. Beside
-the rate stands the processor time that the server, without the database's own, took for each. The floor is the
+the rate stands the processor time that the server, without PostgreSQL's own, took for each. The floor is the
 same rows, with the same indexes, loaded by COPY on PostgreSQL and by one `executemany` on SQLite.
 """
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -21,33 +21,81 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What became of one trigger of the file. `changes` are empty unless it was edited."""
+    """What became of one trigger. `changes` are empty unless it was edited; `id` is None before it exists."""
 
-    action: str  # created, edited or unchanged
+    action: str  # created, edited, unchanged or deleted
     name: str
-    id: str
-    next_at: datetime | None
-    changes: list[Document]
+    id: str | None
+    next_at: datetime | None = None
+    changes: list[Document] = field(default_factory=list)
 
     def document(self) -> Document:
         """As JSON has it."""
         return {"action": self.action, "name": self.name, "id": self.id, "changes": self.changes}
 
 
-def apply(database: Database, documents: list[Any], settings: Settings) -> list[Applied]:
-    """Create or edit each trigger, in one transaction.
+def apply(
+    database: Database,
+    documents: list[Any],
+    settings: Settings,
+    *,
+    prune: bool = False,
+    dry_run: bool = False,
+) -> list[Applied]:
+    """Create or edit each trigger, and with `prune` delete all others, in one transaction.
 
-    Raises InvalidDocument with all that is wrong in all of them, and Conflict; then nothing was changed.
+    With `dry_run` the transaction is rolled back: what comes back is what would have been done. Raises
+    InvalidDocument with all that is wrong in all of them, and Conflict; then nothing was changed.
     """
+    if prune and not documents:
+        raise InvalidDocument([Problem("/triggers", "is empty: --prune would delete every trigger")])
+    parsed = judged(database, documents, settings)
     with database.write() as connection:
+        rehearsal = connection.begin_nested() if dry_run else None
+        done = apply_all(database, connection, parsed)
+        if prune:
+            done += delete_others(database, connection, {document.name for document in parsed})
+        if rehearsal is not None:
+            rehearsal.rollback()
+            done = [replace(one, id=None) if one.action == "created" else one for one in done]
+    return done
+
+
+def judged(database: Database, documents: list[Any], settings: Settings) -> list[TriggerDocument]:
+    """All triggers, read before the transaction, in which others wait. Raises InvalidDocument."""
+    names = [str(document.get("name")) for document in documents if isinstance(document, dict)]
+    with database.read() as connection:
         now = database.now(connection)
-        rows = [stored(connection, document) for document in documents]
-        currents = [row and row["schedule"] for row in rows]
-        kept = [with_instant_kept(*pair) for pair in zip(documents, currents, strict=True)]
-        parsed = parse_triggers(kept, settings, now, currents, pointer("triggers"))
-        return [
-            apply_one(database, connection, document, row) for document, row in zip(parsed, rows, strict=True)
-        ]
+        known = {row.name: row.schedule for row in definitions.triggers_named(connection, names)}
+    currents = [
+        known.get(str(document.get("name"))) if isinstance(document, dict) else None for document in documents
+    ]
+    kept = [with_instant_kept(*pair) for pair in zip(documents, currents, strict=True)]
+    return parse_triggers(kept, settings, now, currents, pointer("triggers"))
+
+
+def apply_all(
+    database: Database, connection: Connection, documents: Sequence[TriggerDocument]
+) -> list[Applied]:
+    """Create those that are new, all at once, and edit those that differ; in the order of the documents."""
+    found = definitions.triggers_named(connection, [document.name for document in documents])
+    rows = {row.name: dict(row._mapping) for row in found}
+    new = [document for document in documents if document.name not in rows]
+    created = {one.name: one for one in manage.create_all(connection, new, database.now)}
+    return [
+        Applied("created", document.name, created[document.name].id, created[document.name].next_at)
+        if document.name in created
+        else edit(database, connection, document, rows[document.name])
+        for document in documents
+    ]
+
+
+def delete_others(database: Database, connection: Connection, names: set[str]) -> list[Applied]:
+    """Delete every trigger, whatever its state, that has none of these names."""
+    others = [(id_, name) for id_, name in definitions.all_names(connection) if name not in names]
+    for id_, _ in others:
+        manage.delete(connection, id_, database.now)
+    return [Applied("deleted", name, id_) for id_, name in others]
 
 
 def triggers_in(file: Any) -> list[Any]:
@@ -59,15 +107,6 @@ def triggers_in(file: Any) -> list[Any]:
     if problems:
         raise InvalidDocument(problems)
     return list(known["triggers"])
-
-
-def stored(connection: Connection, document: Any) -> dict[str, Any] | None:
-    """The trigger of that name, locked, or None. An id is no name."""
-    name = document.get("name") if isinstance(document, dict) else None
-    if not isinstance(name, str) or definitions.is_id(name):
-        return None
-    row = definitions.lock_trigger(connection, name)
-    return None if row is None else dict(row._mapping)
 
 
 def with_instant_kept(document: Any, current: Mapping[str, Any] | None) -> Any:
@@ -83,16 +122,13 @@ def with_instant_kept(document: Any, current: Mapping[str, Any] | None) -> Any:
     return {**document, "schedule": {**schedule, "at": current["at"]}}
 
 
-def apply_one(
-    database: Database, connection: Connection, document: TriggerDocument, row: dict[str, Any] | None
+def edit(
+    database: Database, connection: Connection, document: TriggerDocument, row: Mapping[str, Any]
 ) -> Applied:
-    """Create or edit one trigger."""
-    if row is None:
-        created = manage.create(connection, document, database.now)
-        return Applied("created", created.name, created.id, created.next_at, [])
+    """Make a stored trigger what the document says."""
     changes = list(differences(row, document.stored()))
     if not changes:
-        return Applied("unchanged", row["name"], row["id"], None, [])
+        return Applied("unchanged", row["name"], row["id"])
     try:
         edited = manage.edit(connection, row["id"], document, database.now)
     except Conflict as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
@@ -56,28 +57,34 @@ def print_created(trigger: Document) -> None:
 
 
 @FILE
+@click.option(
+    "--prune", is_flag=True, help="Delete every trigger that is not in the file, whatever its state."
+)
+@click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
 @command
-def apply_(session: Session, file: BinaryIO) -> None:
+def apply_(session: Session, file: BinaryIO, prune: bool, dry_run: bool) -> None:
     """Create or edit, by name, the triggers that a YAML file lists under `triggers:`. All, or none."""
     documents = triggers_in(load_yaml(file.read()))
-    with session.changing() as database:
-        done = apply(database, documents, session.settings)
-        with database.read() as connection:
-            now = database.now(connection)
-        session.hint(min((one.next_at for one in done if one.next_at), default=None), now)
-    session.answer(page([one.document() for one in done]), print_applied)
+    with session.database() if dry_run else session.changing() as database:
+        done = apply(database, documents, session.settings, prune=prune, dry_run=dry_run)
+        if not dry_run:
+            with database.read() as connection:
+                now = database.now(connection)
+            session.hint(min((one.next_at for one in done if one.next_at), default=None), now)
+    session.answer(page([one.document() for one in done]), partial(print_applied, prune, dry_run))
 
 
-def print_applied(answer: Document) -> None:
+def print_applied(prune: bool, dry_run: bool, answer: Document) -> None:
     """What became of each trigger, and each field that was changed."""
-    marks = {"created": "+", "edited": "~", "unchanged": "="}
+    marks = {"created": "+", "edited": "~", "unchanged": "="} | ({"deleted": "-"} if prune else {})
     for one in answer["items"]:
         click.echo(f"{marks[one['action']]} {one['name']}  {one['action']}")
         for change in one["changes"]:
             before, after = (json.dumps(change[side], ensure_ascii=False) for side in ("before", "after"))
             click.echo(f"    {change['pointer']}: {before} -> {after}")
-    count = {action: sum(one["action"] == action for one in answer["items"]) for action in marks}
-    click.echo(", ".join(f"{number} {action}" for action, number in count.items()))
+    count = Counter(one["action"] for one in answer["items"])
+    said = ", ".join(f"{count[action]} {action}" for action in marks)
+    click.echo(f"nothing is changed, it would be: {said}" if dry_run else said)
 
 
 @click.option("--tag", help="Only those with this tag.")

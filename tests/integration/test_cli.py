@@ -12,15 +12,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import Connection, insert, select, text, update
+from sqlalchemy import event as sqlalchemy_event
 
-from models import Event, Node, Trigger
+from models import Event, Node, Trigger, TriggerChange
 from models.database import Database, migrate
 from tests.processes import Process, free_port, wait_until
 from tests.servers import PostgreSQL, Valkey
@@ -243,9 +245,85 @@ def test_apply_changes_all_or_nothing(
     assert terminal.json("show", "hourly")["description"] == ""
 
 
+def test_apply_shows_what_it_would_do(
+    terminal: Terminal, database: Database, write: Callable[[Any], str]
+) -> None:
+    terminal("apply", "-f", write({"triggers": [HOURLY, ONCE]}))
+    path = write({"triggers": [{**HOURLY, "tags": ["x"]}, HOOK]})
+    before = terminal.json("list")
+    expected = [
+        "~ hourly  edited",
+        '    /tags: [] -> ["x"]',
+        "+ hook  created",
+        "- once  deleted",
+        "nothing is changed, it would be: 1 created, 1 edited, 0 unchanged, 1 deleted",
+    ]
+    assert terminal("apply", "-f", path, "--prune", "--dry-run").splitlines() == expected
+    items = terminal.json("apply", "-f", path, "--dry-run")["items"]
+    assert [(one["action"], one["id"]) for one in items] == [
+        ("edited", before["items"][0]["id"]),
+        ("created", None),
+    ]
+    assert terminal.json("list") == before
+    assert count(database, TriggerChange) == 2
+    refused = write({"triggers": [{**HOURLY, "tags": [1]}]})
+    assert "/triggers/0/tags/0" in terminal.refuses("apply", "-f", refused, "--dry-run")
+
+
+def test_apply_prunes_what_is_not_in_the_file(
+    terminal: Terminal, database: Database, write: Callable[[Any], str]
+) -> None:
+    """Whatever its state: afterwards the file says all there is."""
+    terminal("apply", "-f", write({"triggers": [HOURLY, HOOK, ONCE]}))
+    terminal("pause", "hook")
+    path = write({"triggers": [HOURLY]})
+    assert terminal("apply", "-f", path).splitlines()[-1] == "0 created, 0 edited, 1 unchanged"
+    assert len(terminal.json("list")["items"]) == 3
+    text = terminal("apply", "-f", path, "--prune")
+    assert text.splitlines() == [
+        "= hourly  unchanged",
+        "- hook  deleted",
+        "- once  deleted",
+        "0 created, 0 edited, 1 unchanged, 2 deleted",
+    ]
+    assert [one["name"] for one in terminal.json("list")["items"]] == ["hourly"]
+    assert "would delete every trigger" in terminal.refuses("apply", "-f", write({"triggers": []}), "--prune")
+    broken = write({"triggers": [{**HOOK, "tags": [1]}]})
+    assert "/triggers/0/tags/0" in terminal.refuses("apply", "-f", broken, "--prune")
+    assert [one["name"] for one in terminal.json("list")["items"]] == ["hourly"]
+
+
+def test_apply_creates_many_with_as_many_statements_as_one(
+    terminal: Terminal, database: Database, write: Callable[[Any], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executed: list[str] = []
+    begin = Database.write
+
+    def remember(connection: Connection, cursor: Any, statement: str, *_: Any) -> None:
+        executed.append(statement)
+
+    @contextmanager
+    def counted(self: Database) -> Iterator[Connection]:
+        with begin(self) as connection:
+            sqlalchemy_event.listen(connection, "before_cursor_execute", remember)
+            yield connection
+
+    monkeypatch.setattr(Database, "write", counted)
+    numbers = []
+    for number in (1, 50):
+        executed.clear()
+        many = [{**HOURLY, "name": f"t{number}-{n}"} for n in range(number)]
+        text = terminal("apply", "-f", write({"triggers": many}))
+        assert text.splitlines()[-1] == f"{number} created, 0 edited, 0 unchanged"
+        numbers.append(len(executed))
+    assert numbers[0] == numbers[1] > 1
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
+        ("triggers: " + "[" * 5000, "nested too deep"),
+        ("triggers:\n" + "- " * 100_000, "nested too deep"),
         ("triggers:\n- name: a\n  name: b\n", "line 3, column 3: the key 'name' is there twice"),
         ("triggers: [", "not YAML"),
         ("triggers: !!python/object:os.system {}", "not YAML"),

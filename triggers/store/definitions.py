@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    String,
+    cast,
+    delete,
+    func,
+    insert,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from models import Event, IdempotencyKey, Trigger, TriggerChange
@@ -46,6 +59,25 @@ def lock_trigger(connection: Connection, ref: str) -> TriggerRow | None:
         return None
     statement = select(Trigger.__table__).where(wanted).with_for_update(key_share=True)
     return connection.execute(statement).one_or_none()
+
+
+def triggers_named(connection: Connection, names: Iterable[str]) -> list[TriggerRow]:
+    """Those of these triggers that there are, not locked."""
+    possible = [name for name in names if _REF.match(name)]
+    wanted = func.json_each(json.dumps(possible)).table_valued("value")
+    among: Any = select(wanted.c.value)
+    if connection.dialect.name == "postgresql":
+        among = func.any(cast(possible, postgresql.ARRAY(String)))
+        statement = select(Trigger.__table__).where(Trigger.name == among, Trigger.deleted_at.is_(None))
+    else:
+        statement = select(Trigger.__table__).where(Trigger.name.in_(among), Trigger.deleted_at.is_(None))
+    return list(connection.execute(statement))
+
+
+def all_names(connection: Connection) -> list[tuple[str, str]]:
+    """Id and name of every trigger that is not deleted, oldest first."""
+    statement = select(Trigger.id, Trigger.name).where(Trigger.deleted_at.is_(None)).order_by(Trigger.id)
+    return [(row.id, row.name) for row in connection.execute(statement)]
 
 
 def update_trigger(connection: Connection, trigger_id: str, values: Mapping[str, Any]) -> None:

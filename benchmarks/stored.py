@@ -16,7 +16,7 @@ YEAR_SECONDS = 365 * 86_400
 SCHEDULES = 100  # distinct ones among the triggers: not each computes the same next instant
 LOG = {"type": "log", "message": ""}
 NOOP = {"type": "celery", "task": "benchmarks.tasks.noop"}
-SETTINGS = Settings(allowed_tasks=("benchmarks.tasks.*",))
+SETTINGS = Settings(allowed_tasks=("benchmarks.tasks.*",), allow_private_targets=True)
 
 
 def insert_triggers(

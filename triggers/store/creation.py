@@ -9,9 +9,9 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from models.base import instant_text
 from models.states import Change
 from triggers.store import bulk
-from triggers.store.plan import Texts
 
 # The columns that are the same for all new triggers are in the statements.
 COLUMNS = {
@@ -34,7 +34,6 @@ COLUMNS = {
     "created_at": "timestamptz",
     "updated_at": "timestamptz",
 }
-JSON_COLUMNS = [column for column, kind in COLUMNS.items() if kind == "json"]
 KEPT = ("id", "planned_until", "state", "schedule", "anchor", "policy", "planned_count")  # on record
 
 # One document, not an array for each column, in which psycopg would quote every quote. By name, or two of
@@ -90,17 +89,22 @@ def insert_sqlite(connection: Connection, triggers: Sequence[Mapping[str, Any]],
     """Nobody else writes meanwhile, so what is free stays free."""
     names = json.dumps([trigger["name"] for trigger in triggers])
     taken = {name for (name,) in connection.exec_driver_sql(TAKEN_SQLITE, (names,))}
-    texts = Texts()
     rows, records = [], []
     for trigger in triggers:
         if trigger["name"] in taken:
             continue
         taken.add(trigger["name"])
-        row = {column: texts.value(trigger[column]) for column in COLUMNS}
-        row |= {column: json.dumps(row[column]) for column in JSON_COLUMNS}
+        row = {column: as_sqlite(column, trigger[column]) for column in COLUMNS}
         rows.append(tuple(row.values()))
         records.append((*[row[column] for column in KEPT], tzdata))
     if rows:
         connection.exec_driver_sql(INSERT_SQLITE, rows)
         connection.exec_driver_sql(RECORD_SQLITE, records)
     return {row[0] for row in rows}
+
+
+def as_sqlite(column: str, value: Any) -> Any:
+    """A value in SQLite's form."""
+    if COLUMNS[column] == "json":
+        return json.dumps(value)
+    return instant_text(value) if isinstance(value, datetime) else value

@@ -13,13 +13,15 @@ import sys
 import time
 from contextlib import redirect_stdout
 
-from benchmarks import burst, celery_tasks, create, idle_tick, punctuality
+from benchmarks import burst, celery_tasks, create, http_deliveries, idle_tick, isolation, punctuality
 
 FULL: dict[str, list[str]] = {
     "idle_tick": [],
     "create": [],
     "burst": [],
     "celery_tasks": [],
+    "http_deliveries": [],
+    "isolation": [],
     "punctuality": [],
 }
 QUICK = {
@@ -27,6 +29,8 @@ QUICK = {
     "create": ["--one-by-one", "200", "--in-bulk", "5000", "--repeat", "1"],
     "burst": ["--count", "2000", "--repeat", "1"],
     "celery_tasks": ["--count", "500", "--workers", "1"],
+    "http_deliveries": ["--count", "500", "--repeat", "1"],
+    "isolation": ["--seconds", "10", "--triggers", "20", "--cases", "alone,hanging"],
     "punctuality": ["--seconds", "20", "--triggers", "30"],
 }
 MEASURES = {
@@ -34,6 +38,8 @@ MEASURES = {
     "create": create.main,
     "burst": burst.main,
     "celery_tasks": celery_tasks.main,
+    "http_deliveries": http_deliveries.main,
+    "isolation": isolation.main,
     "punctuality": punctuality.main,
 }
 

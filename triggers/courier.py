@@ -34,11 +34,14 @@ from triggers.targets.placeholders import render
 from triggers.tick import Dispatch, Hint
 
 CHUNK = 500  # events in one statement
+LATE_CHUNK = 50  # of these, for events that came late, when there are others
+LATE_SECONDS = 1.0  # after its instant an event that comes now is late anyway
 MOST_DUE = 2_000  # due events in this process before it takes no more from the broker
 PER_HOST = 100  # calls in flight to one host, so that one that hangs delays nobody else
 IN_FLIGHT = 2_000  # calls in flight in this process
 MOST_FILES = 8_192  # that we ask to have open at once; Debian gives a process 1,024 unasked
 OTHER_FILES = 200  # of these, for all but calls
+AT_ONCE = 20  # calls that begin in one turn of the loop
 RESYNC_SECONDS = 30.0  # how often the distance to the database's clock is measured
 NOT_EARLY_SECONDS = 0.0005  # after the computed instant, for the error of that measure
 HAND_BACK_SECONDS = 2.0  # for publishing what a stopping process held; a tick finds what was not
@@ -83,24 +86,34 @@ class SharedClock:
 
 
 class Lane:
-    """Due events of one kind of target, and who waits for some."""
+    """Due events of one kind of target, and who waits for some.
+
+    What is on time goes before what was late when it came, for which there is but a part of each chunk then:
+    whoever has a hundred thousand occurrences to make up for makes nobody else late.
+    """
 
     def __init__(self, taken: Callable[[], None]) -> None:
         self.due: deque[tuple[str, datetime]] = deque()
+        self.late: deque[tuple[str, datetime]] = deque()
         self.wake = asyncio.Event()
         self.taken = taken
 
-    def put(self, batch: Iterable[tuple[str, datetime]]) -> None:
-        """These are due."""
-        self.due.extend(batch)
+    def __len__(self) -> int:
+        return len(self.due) + len(self.late)
+
+    def put(self, batch: Iterable[tuple[str, datetime]], late: bool = False) -> None:
+        """These are due, and for longer than they should be with `late`."""
+        (self.late if late else self.due).extend(batch)
         self.wake.set()
 
     async def take(self) -> Batch:
         """Up to a chunk of what is due, as soon as there is any."""
-        while not self.due:
+        while not len(self):
             self.wake.clear()
             await self.wake.wait()
-        batch = [self.due.popleft() for _ in range(min(CHUNK, len(self.due)))]
+        late = min(len(self.late), max(CHUNK - len(self.due), LATE_CHUNK))
+        batch = [self.due.popleft() for _ in range(min(CHUNK - late, len(self.due)))]
+        batch += [self.late.popleft() for _ in range(late)]
         self.taken()
         return batch
 
@@ -204,6 +217,7 @@ class Courier:
         self._hosts: dict[str, Host] = {}
         self._in_flight = 0
         self._calls: set[asyncio.Task[None]] = set()
+        self._launches: set[asyncio.Task[None]] = set()  # which begin calls
         self._taken: dict[str, str] = {}  # HTTP events between look and finish, with their hosts
         self._startable: deque[Job] = deque()
         self._start_wake = asyncio.Event()
@@ -250,7 +264,7 @@ class Courier:
             self._blocking -= 1
 
     def _due_count(self, kind: str) -> int:
-        return len(self._lanes[kind].due) + (len(self._startable) if kind == "http" else 0)
+        return len(self._lanes[kind]) + (len(self._startable) if kind == "http" else 0)
 
     def _notify_room(self) -> None:
         with self._room:
@@ -267,7 +281,7 @@ class Courier:
         for due, group in groups.items():
             wait = self.clock.seconds_until(due)
             if wait <= 0:
-                self._lanes[kind].put(group)
+                self._lanes[kind].put(group, late=wait < -LATE_SECONDS)
             else:
                 handle = self._loop.call_later(wait + NOT_EARLY_SECONDS, self._due, kind, group)
                 self._held[id(group)] = (handle, kind, group)
@@ -408,11 +422,17 @@ class Courier:
         for job in jobs:
             if job.id not in begun:
                 self._release(job)
-        for job in won:
-            call = self._loop.create_task(self._call(job))
-            self._calls.add(call)
-            call.add_done_callback(self._calls.discard)
+        keep(self._launches, self._loop.create_task(self._launch(won)))
         self._hold_early("http", early)
+
+    async def _launch(self, jobs: Sequence[Job]) -> None:
+        """Begin the calls, a few in each turn of the loop: a thousand at once would hold it up for as long as
+        they take to connect, and with it everybody else's starts.
+        """
+        for number, job in enumerate(jobs, start=1):
+            keep(self._calls, self._loop.create_task(self._call(job)))
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
 
     def _start(self, jobs: Sequence[Job]) -> tuple[list[Job], Batch]:
         with self.database.write() as connection:
@@ -532,7 +552,14 @@ class Courier:
 
     def _busy(self) -> bool:
         due = any(self._due_count(kind) for kind in self._lanes)
-        return bool(self._calls or self._finished or self._recording or self._blocking or due)
+        calling = self._calls or self._launches
+        return bool(calling or self._finished or self._recording or self._blocking or due)
+
+
+def keep(tasks: set[asyncio.Task[None]], task: asyncio.Task[None]) -> None:
+    """Hold a task until it ends, as the loop itself does not."""
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
 
 
 def open_files() -> int:

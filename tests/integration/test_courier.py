@@ -391,7 +391,7 @@ def test_a_message_is_not_taken_while_enough_is_due_here(post: Post, monkeypatch
     monkeypatch.setattr(post.courier, "_due_count", counting)
     post.create("t", LOG)
     post.carry(post.add("t", 1700, "log"))  # more than is written at once
-    wait_until(lambda: 0 < len(post.courier._lanes["log"].due) < 1000, message="the rest is due")
+    wait_until(lambda: 0 < len(post.courier._lanes["log"]) < 1000, message="the rest is due")
     with ThreadPoolExecutor(1) as pool:
         taking = pool.submit(post.carry, post.add("t", 300, "log"))
         wait_until(lambda: counts and counts[-1] >= 10, message="the next message has to wait")
@@ -703,3 +703,22 @@ def test_a_broker_that_hangs_does_not_hold_up_a_stop(post: Post, monkeypatch: py
     post.courier.stop(1)
     assert time.monotonic() - began < 5
     assert post.counts("t") == {"pending": 1}
+
+
+def test_what_came_late_lets_what_is_on_time_go_first() -> None:
+    async def taken(late: int, due: int) -> list[tuple[int, int]]:
+        lane = couriers.Lane(lambda: None)
+        at = datetime.now(UTC)
+        lane.put([("late", at)] * late, late=True)
+        lane.put([("due", at)] * due)
+        batches = []
+        while len(lane):
+            kinds = [kind for kind, _ in await lane.take()]
+            assert kinds == sorted(kinds)
+            batches.append((kinds.count("due"), kinds.count("late")))
+        return batches
+
+    assert asyncio.run(taken(1200, 0)) == [(0, 500), (0, 500), (0, 200)]
+    assert asyncio.run(taken(0, 700)) == [(500, 0), (200, 0)]
+    assert asyncio.run(taken(900, 30)) == [(30, 470), (0, 430)]
+    assert asyncio.run(taken(900, 1000)) == [(450, 50), (450, 50), (100, 400), (0, 400)]

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
-import tzdata
 from celery import Celery, signals
 from celery.schedules import crontab
 from celery.utils.imports import import_from_cwd
@@ -23,12 +22,13 @@ from celery_config.broker import PREFIX, options
 from celery_config.dispatch import Hinter, dispatch, look, publish_tasks, send_hint
 from celery_config.task import EventTask
 from models.database import Database, in_one_line, is_away
-from triggers import logs, retention, tick
+from triggers import logs, retention, tick, tzdata
 from triggers.courier import Courier
 from triggers.errors import ConfigurationError, DatabaseAway
 from triggers.recorder import Recorder
 from triggers.settings import Settings
 from triggers.tick import Hint
+from triggers.zone_update import ZoneUpdate
 
 log = logging.getLogger("triggerbeat.worker")
 
@@ -84,14 +84,15 @@ courier = Courier(
     hand_back=send,
     allow_private=settings.allow_private_targets,
     wall_clock=time.time,  # noqa: TID251  an entry point: for the deliveries' webhook-timestamp
-    tzdata=tzdata.IANA_VERSION,
+    tzdata=tzdata.release(),
     ahead=horizon,
 )
 engine.start_courier = courier.start
 engine.stop_courier = courier.stop
 engine.hurry_courier = courier.hurry
-EventTask.recorder = Recorder(database, send, tzdata.IANA_VERSION, horizon)
+EventTask.recorder = Recorder(database, send, tzdata.release(), horizon)
 EventTask.allowed = settings.allowed_tasks
+zone_update = ZoneUpdate(database, tzdata.rules)
 hint = Hinter(celery)
 
 
@@ -110,8 +111,9 @@ def told(doing: str) -> Iterator[None]:
 @celery.task(Strategy="celery_config.engine:strategy", throws=(DatabaseAway,))
 def execute_scheduled_triggers(hint: bool = False) -> dict[str, int]:
     """One tick. With `hint` somebody asked for it between two of beat's."""
+    zone_update.look()
     with told("tick, the next one makes up for it"):
-        made = tick.run(database, send, horizon, tzdata.IANA_VERSION, node(hint), look_into_queues)
+        made = tick.run(database, send, horizon, tzdata.release(), node(hint), look_into_queues)
     return {"planned": made.planned, "skipped": made.skipped, "taken_back": made.taken_back}
 
 

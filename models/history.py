@@ -79,6 +79,20 @@ class Node(Base):
     tzdata: Mapped[str] = mapped_column(String(20))
 
 
+class ZoneRules(Base):
+    """The rules of a zone by which its triggers' plans were made."""
+
+    __tablename__ = "zone_rules"
+
+    zone: Mapped[str] = mapped_column(String(64), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64))  # of the zone's file
+    tzdata: Mapped[str] = mapped_column(String(20))  # the release that brought them
+    adopted_at: Mapped[datetime] = mapped_column(Instant)
+    checked_at: Mapped[datetime] = mapped_column(Instant)  # up to here nobody planned by older ones
+    moved: Mapped[int | None] = mapped_column(BigInteger)  # triggers; NULL: the rules it began with
+    examples: Mapped[Any | None] = mapped_column(Json)  # of what moved: name, next instant before and after
+
+
 class IdempotencyKey(Base):
     """A create that was answered: the same key and body within a day give the same trigger again."""
 

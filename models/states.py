@@ -73,6 +73,7 @@ class Change(StrEnum):
     DELETED = "deleted"
     COMPLETED = "completed"
     PAUSED_AFTER_FAILURES = "paused_after_failures"
+    REPLANNED = "replanned"  # the rules of its zone changed with the tz database, and its plan with them
     SET_ASIDE = "set_aside"  # its schedule raised: paused, with the error on record
 
 

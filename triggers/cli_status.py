@@ -91,6 +91,7 @@ def print_status(answer: Document) -> None:
             "lateness": in_words(lateness),
             "triggers": ", ".join(f"{count} {state}" for state, count in triggers.items()),
             "broker": f"{broker['url']} {reachable}",
+            "tz database": zones_in_words(answer["tzdata"]),
         }
     )
     click.echo()
@@ -105,8 +106,25 @@ def print_status(answer: Document) -> None:
         for node in answer["nodes"]
     ]
     print_table(("NODE", "LAST TICK", "TOOK", "PLANNED", "CLOCK"), rows)
+    if answer["tzdata"] and answer["tzdata"]["moved"]:
+        click.echo()
+        moved = [(one["trigger"], one["zone"], brief(one["was"]), brief(one["now"]))
+                 for one in answer["tzdata"]["moved"]]  # fmt: skip
+        print_table(("MOVED WITH THE TZ DATABASE", "ZONE", "WAS NEXT", "IS NEXT"), moved)
+    for warning in answer["warnings"]:
+        note(warning)
     if not answer["ok"]:
         note(f"no tick for three intervals of {answer['tick_seconds']} s: are beat and a worker running?")
+
+
+def zones_in_words(tzdata: Document | None) -> str | None:
+    """The tz database by which plans are made."""
+    if tzdata is None:
+        return None
+    told = f"{tzdata['release']} since {brief(tzdata['adopted_at'])}"
+    if not tzdata["zones_changed"]:
+        return told
+    return f"{told}: {tzdata['zones_changed']} zones changed, {tzdata['triggers_moved']} triggers moved"
 
 
 def in_words(lateness: Document) -> str:

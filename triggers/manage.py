@@ -15,7 +15,6 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from importlib import import_module
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
@@ -23,7 +22,7 @@ from sqlalchemy.exc import IntegrityError
 
 from models.base import ids_from, new_id
 from models.states import Change, Reason, Source, Status, TriggerState
-from triggers import planning
+from triggers import planning, tzdata
 from triggers import schedule as schedules
 from triggers.definition import TriggerDocument, check_payload
 from triggers.definition.reading import BEGINNING, MICROSECOND
@@ -33,7 +32,7 @@ from triggers.store import creation, definitions, plan
 
 log = logging.getLogger("triggerbeat.trigger")
 
-TZDATA: str = import_module("tzdata").IANA_VERSION
+TZDATA = tzdata.release()
 UNLIMITED = 1_000_000_000_000  # occurrences; more than any schedule has until the year 9999
 MOST_CATCH_UP_PASSES = 20  # of planning.MOST_CATCH_UP events each, within one edit
 

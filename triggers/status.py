@@ -12,10 +12,13 @@ from sqlalchemy import Connection
 from triggers import queue_view
 from triggers.rfc3339 import format_utc
 from triggers.settings import Settings, without_password
-from triggers.store import overview
+from triggers.store import overview, zone_rules
+from triggers.tick import LARGEST_SKEW_SECONDS
+from triggers.tzdata import is_older
 
 MISSED_TICKS = 3  # after that many intervals without a tick something is wrong
 LATENESS_SPAN = timedelta(hours=1)
+MOST_MOVED = 20  # triggers that an update of the tz database moved, shown by name
 
 
 def status(connection: Connection, now: datetime, settings: Settings, broker_url: str) -> dict[str, Any]:
@@ -33,6 +36,8 @@ def status(connection: Connection, now: datetime, settings: Settings, broker_url
         "last_tick_seconds_ago": silence,
         "tick_seconds": settings.tick_seconds,
         "nodes": nodes,
+        "tzdata": zones_document(connection),
+        "warnings": [*skewed(nodes), *older(nodes)],
         "backlog": waiting["due_now"],
         "oldest_due": instant(waiting["oldest_due"]),
         "ahead": waiting["ahead"],
@@ -58,6 +63,43 @@ def node_document(node: dict[str, Any], now: datetime) -> dict[str, Any]:
         "planned": node["planned"],
         "clock_skew_seconds": round(node["clock_skew_seconds"], 3),
         "tzdata": node["tzdata"],
+    }
+
+
+def skewed(nodes: Sequence[dict[str, Any]]) -> list[str]:
+    """A sentence for each machine whose clock is off by more than a second."""
+    return [
+        f"the clock of {node['name']} is {node['clock_skew_seconds']:+.1f} s off the database's"
+        for node in nodes
+        if abs(node["clock_skew_seconds"]) > LARGEST_SKEW_SECONDS
+    ]
+
+
+def older(nodes: Sequence[dict[str, Any]]) -> list[str]:
+    """A sentence for each machine with an older tz database than another."""
+    newest = max((node["tzdata"] for node in nodes), default="")
+    return [
+        f"the tz database of {node['name']} is {node['tzdata']}, another machine has {newest}"
+        for node in nodes
+        if is_older(node["tzdata"], newest)
+    ]
+
+
+def zones_document(connection: Connection) -> dict[str, Any] | None:
+    """The tz database by which plans are made, and what its last update moved; None before the first tick."""
+    rows = list(zone_rules.adopted(connection).values())
+    if not rows:
+        return None
+    changed = [row for row in rows if row.moved is not None]
+    latest = max((row.adopted_at for row in changed), default=max(row.adopted_at for row in rows))
+    last = sorted((row for row in changed if row.adopted_at == latest), key=lambda row: row.zone)
+    moved = [{"zone": row.zone, **one} for row in last for one in row.examples or []]
+    return {
+        "release": max(row.tzdata for row in rows if row.adopted_at == latest),
+        "adopted_at": format_utc(latest),
+        "zones_changed": len(last),
+        "triggers_moved": sum(row.moved or 0 for row in last),
+        "moved": moved[:MOST_MOVED],
     }
 
 

@@ -24,6 +24,7 @@ BATCH = 2_000  # triggers in one transaction
 MOST_EVENTS = 10_000  # events in one transaction, and a trigger's batch more
 GRACE = plan.GRACE
 MOST_DISPATCHES = 1_000  # that are counted: the column has two bytes
+LARGEST_SKEW_SECONDS = 1.0  # of this machine's clock against the database's, before it is warned about
 LONGEST_GRACE = timedelta(minutes=5)  # so that a backlog does not amplify itself
 DOUBLINGS = 5  # of the grace, until it is the longest
 
@@ -117,10 +118,19 @@ def run(
     tick = execute_scheduled_triggers(database, dispatch, horizon, tzdata, look=look)
     if node is not None:
         with database.write() as connection:
+            before = machine_clock(connection)
             now = database.now(connection)
-            skew = (machine_clock(connection) - now).total_seconds()
+            skew = ((before - now) + (machine_clock(connection) - now)).total_seconds() / 2
             plan.ticked(connection, node, now, time.monotonic() - began, tick.planned, skew, tzdata)
+        report(tick, node, time.monotonic() - began, skew)
     return tick
+
+
+def report(tick: Tick, node: str, took: float, skew: float) -> None:
+    """One line for a tick of beat's. A clock that is off harms no plan, but whoever compares logs."""
+    step(log, "ticked", node=node, took=took, planned=tick.planned, clock_skew=f"{skew:+.3f}")
+    if abs(skew) > LARGEST_SKEW_SECONDS:
+        log.warning("the clock of this machine (%s) is %+.1f s off the database's, which counts", node, skew)
 
 
 def plan_all(tick: Tick, batch: int) -> None:

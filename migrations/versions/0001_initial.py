@@ -44,6 +44,17 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", name=op.f("pk_nodes")),
     )
     op.create_table(
+        "zone_rules",
+        sa.Column("zone", sa.String(length=64), nullable=False),
+        sa.Column("digest", sa.String(length=64), nullable=False),
+        sa.Column("tzdata", sa.String(length=20), nullable=False),
+        sa.Column("adopted_at", Instant(), nullable=False),
+        sa.Column("checked_at", Instant(), nullable=False),
+        sa.Column("moved", sa.BigInteger(), nullable=True),
+        sa.Column("examples", Json(), nullable=True),
+        sa.PrimaryKeyConstraint("zone", name=op.f("pk_zone_rules")),
+    )
+    op.create_table(
         "triggers",
         sa.Column(
             "id", sa.String(length=36).with_variant(sa.UUID(as_uuid=False), "postgresql"), nullable=False
@@ -258,7 +269,7 @@ def upgrade() -> None:
         sa.Column("tzdata", sa.String(length=20), nullable=False),
         sa.Column("detail", sa.Text(), nullable=True),
         sa.CheckConstraint(
-            "change IN ('created', 'edited', 'paused', 'resumed', 'deleted', 'completed', 'paused_after_failures', 'set_aside')",
+            "change IN ('created', 'edited', 'paused', 'resumed', 'deleted', 'completed', 'paused_after_failures', 'replanned', 'set_aside')",
             name=op.f("ck_trigger_changes_change"),
         ),
         sa.ForeignKeyConstraint(["trigger_id"], ["triggers.id"], name=op.f("fk_trigger_changes_trigger_id")),
@@ -353,5 +364,6 @@ def downgrade() -> None:
         )
 
     op.drop_table("triggers")
+    op.drop_table("zone_rules")
     op.drop_table("nodes")
     # ### end Alembic commands ###

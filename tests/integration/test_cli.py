@@ -22,7 +22,7 @@ import redis
 from sqlalchemy import Connection, insert, select, text, update
 from sqlalchemy import event as sqlalchemy_event
 
-from models import Event, Node, Trigger, TriggerChange
+from models import Event, Node, Trigger, TriggerChange, ZoneRules
 from models.database import Database, migrate
 from tests.processes import Process, free_port, wait_until
 from tests.servers import PostgreSQL, Valkey
@@ -566,6 +566,41 @@ def test_status_says_whether_ticks_happen(
     assert terminal.json("status", expect=1)["ok"] is False, "three intervals are 180 s"
     terminal("status", expect=1)
     assert "no tick for three intervals" in terminal.error
+
+
+def test_status_warns_of_clocks_and_tz_databases_that_are_off(terminal: Terminal, database: Database) -> None:
+    with database.write() as connection:
+        node = {"last_tick_at": database.now(connection), "took_seconds": 0.01, "planned": 3}
+        for name, skew, release in (("good", 0.9, "2026b"), ("ahead", 120.4, "2026b"), ("old", 0.2, "2026a")):
+            more = {"name": name, "clock_skew_seconds": skew, "tzdata": release}
+            connection.execute(insert(Node).values(**node, **more))
+    assert sorted(terminal.json("status")["warnings"]) == [
+        "the clock of ahead is +120.4 s off the database's",
+        "the tz database of old is 2026a, another machine has 2026b",
+    ]
+    assert "+120.400 s" in terminal("status")
+    assert "the clock of ahead is +120.4 s off" in terminal.error
+    assert terminal.error.count("\n") == 2
+
+
+def test_status_shows_what_an_update_of_the_tz_database_moved(terminal: Terminal, database: Database) -> None:
+    assert terminal.json("status", expect=1)["tzdata"] is None
+    with database.write() as connection:
+        at = database.now(connection)
+        row = {"digest": "d", "tzdata": "2026a", "adopted_at": at, "checked_at": at}
+        connection.execute(insert(ZoneRules).values(zone="Asia/Tokyo", **row))
+    found = terminal.json("status", expect=1)["tzdata"]
+    assert (found["release"], found["zones_changed"], found["triggers_moved"]) == ("2026a", 0, 0)
+    moved = {"trigger": "nightly", "was": "2026-12-01T14:00:00Z", "now": "2026-12-01T13:00:00Z"}
+    with database.write() as connection:
+        row |= {"tzdata": "2026b", "adopted_at": at + timedelta(seconds=1), "moved": 1, "examples": [moved]}
+        connection.execute(insert(ZoneRules).values(zone="Europe/Berlin", **row))
+    found = terminal.json("status", expect=1)["tzdata"]
+    assert (found["release"], found["zones_changed"], found["triggers_moved"]) == ("2026b", 1, 1)
+    assert found["moved"] == [{"zone": "Europe/Berlin", **moved}]
+    shown = terminal("status", expect=1)
+    assert "1 zones changed, 1 triggers moved" in shown
+    assert [line for line in shown.splitlines() if line.startswith("nightly") and "Europe/Berlin" in line]
 
 
 def test_status_knows_the_lateness_of_the_last_hour(

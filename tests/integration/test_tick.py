@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import threading
 from collections import Counter
@@ -1037,6 +1038,18 @@ def test_a_tick_leaves_word_of_itself(world: World) -> None:
         assert (node.name, node.last_tick_at, node.planned) == ("node-1", world.now, planned)
         assert node.tzdata == TZDATA
         assert node.took_seconds >= 0
+
+
+@pytest.mark.parametrize(("off", "warned"), [(0.0, False), (0.9, False), (1.5, True), (-90.0, True)])
+def test_a_tick_measures_how_far_its_machines_clock_is_off(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, off: float, warned: bool
+) -> None:
+    monkeypatch.setattr(tick, "machine_clock", lambda _: world.now + seconds(off))
+    with caplog.at_level(logging.INFO):
+        tick.run(world.database, world.dispatch, seconds(90), TZDATA, "node-1")
+    assert world.rows(Node)[0].clock_skew_seconds == off
+    assert f"clock_skew={off:+.3f}" in caplog.text
+    assert (f"the clock of this machine (node-1) is {off:+.1f} s off the database's" in caplog.text) == warned
 
 
 def test_a_tick_that_beat_did_not_send_leaves_none(world: World) -> None:

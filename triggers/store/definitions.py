@@ -86,7 +86,12 @@ def update_trigger(connection: Connection, trigger_id: str, values: Mapping[str,
 
 
 def append_change(
-    connection: Connection, trigger: Mapping[str, Any], change: Change, effective_at: datetime, tzdata: str
+    connection: Connection,
+    trigger: Mapping[str, Any],
+    change: Change,
+    effective_at: datetime,
+    tzdata: str,
+    detail: str | None = None,
 ) -> None:
     """Put on record what a trigger plans by, from `effective_at` on, exclusive."""
     kept = ("state", "schedule", "anchor", "policy", "planned_count")
@@ -96,6 +101,7 @@ def append_change(
             change=str(change),
             effective_at=effective_at,
             tzdata=tzdata,
+            detail=detail,
             **{column: trigger[column] for column in kept},
         )
     )

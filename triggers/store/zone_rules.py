@@ -1,0 +1,128 @@
+"""The statements of an update of the tz database: whose plan was made by rules that changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, bindparam, insert, select, text, update
+
+from models import ZoneRules
+from models.base import Id, Instant
+from models.states import PLANNED, one_of
+from triggers.store import bulk
+
+NOBODY = "00000000-0000-0000-0000-000000000000"  # before all ids
+CHANGES_LOOKED_AT = 10_000  # the latest ones, in search of a writer with older rules
+
+
+class Adopted(NamedTuple):
+    """The rules of a zone by which plans were made last."""
+
+    zone: str
+    digest: str
+    tzdata: str
+    adopted_at: datetime
+    checked_at: datetime
+    moved: int | None
+    examples: Any
+
+
+def adopted(connection: Connection) -> dict[str, Adopted]:
+    """What is on record, by zone."""
+    columns = [getattr(ZoneRules, name) for name in Adopted._fields]
+    rows = [Adopted(*row) for row in connection.execute(select(*columns))]
+    return {row.zone: row for row in rows}
+
+
+def begin(connection: Connection, digests: Mapping[str, str], tzdata: str, now: datetime) -> None:
+    """Record zones that were not known before."""
+    rows = [
+        {"zone": zone, "digest": digest, "tzdata": tzdata, "adopted_at": now, "checked_at": now}
+        for zone, digest in digests.items()
+    ]
+    if rows:
+        connection.execute(insert(ZoneRules), rows)
+
+
+def adopt(connection: Connection, zone: str, **values: Any) -> None:
+    """Change what is on record of a zone."""
+    connection.execute(update(ZoneRules).where(ZoneRules.zone == zone).values(**values))
+
+
+OLDER_WRITERS = f"""
+SELECT EXISTS (SELECT 1 FROM nodes WHERE last_tick_at > :since AND tzdata < :tzdata)
+    OR EXISTS (SELECT 1 FROM (SELECT effective_at, tzdata FROM trigger_changes
+                              ORDER BY id DESC LIMIT {CHANGES_LOOKED_AT}) AS latest
+               WHERE effective_at > :since AND tzdata < :tzdata)
+"""
+
+
+def older_writers(connection: Connection, tzdata: str, since: datetime) -> bool:
+    """Whether somebody planned by an older release since then: releases sort as texts do."""
+    parameters = bulk.instants(connection, {"tzdata": tzdata, "since": since})
+    return bool(connection.execute(text(OLDER_WRITERS), parameters).scalar_one())
+
+
+class Dependent(NamedTuple):
+    """A trigger whose plan depends on the rules of a zone."""
+
+    id: str
+    zone: str
+    schedule: str  # JSON
+    anchor: datetime
+    planned_until: datetime
+    next_at: datetime | None
+    planned_count: int
+
+
+WINDOW = "SELECT id FROM triggers WHERE id > :after ORDER BY id LIMIT 1 OFFSET :most"
+DEPENDENT = """
+SELECT id, {zone} AS zone, {schedule} AS schedule, anchor, planned_until, next_at, planned_count
+FROM triggers WHERE id > :after {bound} AND state = 'active' AND deleted_at IS NULL
+  AND (next_at IS NOT NULL OR exhausted) AND {zone} {among}
+"""
+
+
+def dependent(
+    connection: Connection, zones: Iterable[str], after: str, most: int
+) -> tuple[list[Dependent], str | None]:
+    """Of `most` triggers with ids beyond `after` those that plan in one of these zones, and the id to go on
+    after; None when there are no more.
+    """
+    postgres = bulk.is_postgres(connection)
+    window = text(WINDOW).bindparams(bindparam("after", type_=Id)).columns(id=Id)
+    end = connection.execute(window, {"after": after, "most": most - 1}).scalar()
+    statement = DEPENDENT.format(
+        zone="schedule->>'timezone'" if postgres else "json_extract(schedule, '$.timezone')",
+        schedule="CAST(schedule AS text)" if postgres else "schedule",
+        bound="AND id <= :end" if end else "",
+        among="= ANY(:zones)" if postgres else "IN (SELECT value FROM json_each(:zones))",
+    )
+    found = connection.execute(
+        text(statement)
+        .bindparams(*(bindparam(name, type_=Id) for name in (["after", "end"] if end else ["after"])))
+        .columns(id=Id, anchor=Instant, planned_until=Instant, next_at=Instant),
+        {"after": after, "zones": list(zones) if postgres else json.dumps(list(zones))}
+        | ({"end": end} if end else {}),
+    )
+    return [Dependent(*row) for row in found], end
+
+
+AHEAD = f"""
+SELECT trigger_id, scheduled_for FROM events
+WHERE trigger_id {{ids}} AND scheduled_for > :now AND {one_of("source", PLANNED)}
+"""
+
+
+def ahead(connection: Connection, ids: Sequence[str], now: datetime) -> dict[str, set[datetime]]:
+    """The instants for which these triggers have events already."""
+    found: dict[str, set[datetime]] = {}
+    if ids:
+        statement = bulk.sql(connection, AHEAD).columns(trigger_id=Id, scheduled_for=Instant)
+        parameters = bulk.instants(connection, {"now": now}) | {"ids": bulk.ids(connection, ids)}
+        for row in connection.execute(statement, parameters):
+            found.setdefault(row.trigger_id, set()).add(row.scheduled_for)
+    return found

@@ -1,0 +1,250 @@
+"""After an update of the tz database: plans that were made by other rules are made anew.
+
+A process reads the rules of all zones once, at its first tick, and holds them against those by which plans
+were made so far (`zone_rules`). What differs it adopts, unless its own release is older: so two releases at
+work do not move plans to and fro. The steps, in bounded transactions:
+
+1. Which zones differ? None, mostly, and that is all.
+2. Walk the triggers of these zones, and compute what each would have planned ahead, and its next instant.
+3. Where that differs, under the trigger's row lock: remove what is planned for later and never started, plan
+   anew from this instant on, put it on record. What lies behind keeps its events.
+4. Note the zones as adopted: last, so that a walk that was cut short begins again.
+
+While machines with an older release go on planning, the walk is repeated now and then, and once more when
+they have stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from models.database import Database
+from models.states import Change
+from triggers import manage
+from triggers.errors import NotFound
+from triggers.logs import step
+from triggers.rfc3339 import format_utc
+from triggers.schedule import Schedule, parse_cached
+from triggers.store import definitions, zone_rules
+from triggers.store.zone_rules import Dependent
+from triggers.tzdata import Rules, is_older
+
+WINDOW = 5_000  # triggers looked at in one transaction
+BATCH = 100  # triggers planned anew in one transaction
+TICK_SECONDS = 20.0  # a tick's share of the walk; the next tick goes on with it
+EXAMPLES = 20  # of what moved, on record for each zone
+AGAIN_SECONDS = 600.0  # between two walks while machines with an older release are at work
+MIXED = timedelta(days=7)  # after an update: for so long somebody may go on with the release before it
+
+log = logging.getLogger("triggerbeat.tzdata")
+
+
+class ZoneUpdate:
+    """Brings the plans to the rules of this process. One for each process that ticks."""
+
+    def __init__(self, database: Database, rules: Callable[[], Rules]) -> None:
+        self.database = database
+        self._read_rules = rules
+        self._lock = threading.Lock()
+        self._rules: Rules | None = None
+        self._walk: Walk | None = None
+        self._fresh: set[str] = set()  # zones whose rules came with our release, not long ago
+        self._since = datetime.min.replace(tzinfo=UTC)  # writers with an older one sought up to here
+        self._suspected = False
+        self._walked = float("-inf")
+
+    def look(self) -> None:
+        """At a tick: compare, walk on, or look for writers with an older release. Mostly nothing.
+
+        Raises nothing: a tick that plans by the rules of yesterday is better than none.
+        """
+        try:
+            with self._lock:
+                self._look()
+        except SQLAlchemyError as error:
+            log.warning("cannot hold the plans against the tz database, the next tick tries again: %s", error)
+        except Exception:
+            log.exception("cannot hold the plans against the tz database, the next tick tries again")
+
+    def _look(self) -> None:
+        if self._rules is None:
+            self._compare(self._read_rules())
+        elif self._walk is None and self._fresh:
+            self._look_again(self._rules)
+        if self._walk is not None and self._walk.go_on(TICK_SECONDS):
+            self._walk, self._walked = None, time.monotonic()
+
+    def _compare(self, rules: Rules) -> None:
+        """Our rules with those on record."""
+        with self.database.write() as connection:
+            now = self.database.now(connection)
+            known = zone_rules.adopted(connection)
+            new = {zone: digest for zone, digest in rules.zones.items() if zone not in known}
+            zone_rules.begin(connection, new, rules.release, now)
+        self._rules = rules
+        differing = {z for z, digest in rules.zones.items() if z in known and known[z].digest != digest}
+        newer = {z for z in differing if is_older(rules.release, known[z].tzdata)}
+        if newer:
+            log.warning("the tz database of this machine is %s, plans were made by %s: update it and restart",
+                        rules.release, max(known[z].tzdata for z in newer))  # fmt: skip
+        ours = {z: row for z, row in known.items() if row.moved is not None and row.tzdata == rules.release}
+        self._fresh = {z for z, row in ours.items() if row.adopted_at > now - MIXED}
+        self._since = min((ours[z].checked_at for z in self._fresh), default=now)
+        if wanted := differing - newer:
+            self._walk = Walk(self.database, rules, wanted, now)
+            self._fresh |= wanted
+        elif self._fresh:
+            self._look_again(rules)
+
+    def _look_again(self, rules: Rules) -> None:
+        """Walk once more over what changed with our release, when somebody planned by an older one since."""
+        with self.database.read() as connection:
+            now = self.database.now(connection)
+            self._suspected |= zone_rules.older_writers(connection, rules.release, self._since)
+        self._since = now
+        if self._suspected and time.monotonic() >= self._walked + AGAIN_SECONDS:
+            self._suspected = False
+            self._walk = Walk(self.database, rules, self._fresh, now)
+
+
+class Walk:
+    """One walk over all triggers of some zones, in windows by id. What it has done it need not do again."""
+
+    def __init__(self, database: Database, rules: Rules, zones: Iterable[str], began_at: datetime) -> None:
+        self.database = database
+        self.rules = rules
+        self.zones = sorted(zones)
+        self.began_at = began_at
+        self.after: str | None = zone_rules.NOBODY
+        self.moved: Counter[str] = Counter()
+        self.examples: dict[str, list[dict[str, Any]]] = {}
+
+    def go_on(self, seconds: float) -> bool:
+        """Walk for about so long; whether the end was reached."""
+        end = time.monotonic() + seconds
+        while self.after is not None:
+            differing, following = self._window(self.after)
+            for first in range(0, len(differing), BATCH):
+                self._move(differing[first : first + BATCH])
+            self.after = following  # only now: a window that failed is looked at again
+            if time.monotonic() > end and self.after is not None:
+                return False
+        self._adopt()
+        return True
+
+    def _window(self, after: str) -> tuple[list[str], str | None]:
+        """The ids of the next window's triggers whose plan is another now, in order; its end."""
+        with self.database.read() as connection:
+            now = self.database.now(connection)
+            found, following = zone_rules.dependent(connection, self.zones, after, WINDOW)
+            ahead = planned_ahead(connection, found, now)
+        return sorted(one.id for one in found if differs(one, ahead.get(one.id, set()), now)), following
+
+    def _move(self, ids: Sequence[str]) -> None:
+        """Plan these anew, in one transaction, and log it when it is committed."""
+        moved: list[dict[str, Any]] = []
+        with self.database.write() as connection:
+            for id_ in ids:
+                with suppress(NotFound):  # deleted meanwhile
+                    row, at = manage.lock(connection, id_, self.database.now)
+                    was = row["next_at"]
+                    if plan_anew(connection, row, at, self.rules.release):
+                        moved.append({"zone": row["schedule"]["timezone"], "trigger": row["name"],
+                                      "was": told(was), "now": told(row["next_at"])})  # fmt: skip
+        for one in moved:
+            step(log, "replanned", **one, tzdata=self.rules.release)
+            zone = one.pop("zone")
+            self.moved[zone] += 1
+            if len(self.examples.setdefault(zone, [])) < EXAMPLES:
+                self.examples[zone].append(one)
+
+    def _adopt(self) -> None:
+        with self.database.write() as connection:
+            known = zone_rules.adopted(connection)
+            for zone in self.zones:
+                row, digest = known[zone], self.rules.zones[zone]
+                values: dict[str, Any] = {"checked_at": self.began_at}
+                if row.digest != digest:
+                    values |= {"digest": digest, "tzdata": self.rules.release, "adopted_at": self.began_at}
+                    values |= {"moved": 0, "examples": []}
+                    row = row._replace(moved=0, examples=[])
+                values["moved"] = values.get("moved", row.moved or 0) + self.moved[zone]
+                values["examples"] = [*(row.examples or []), *self.examples.get(zone, [])][-EXAMPLES:]
+                zone_rules.adopt(connection, zone, **values)
+        log.warning("the tz database is %s: of %d zones the rules changed, %d triggers were planned anew",
+                    self.rules.release, len(self.zones), self.moved.total())  # fmt: skip
+
+
+def planned_ahead(
+    connection: Connection, found: Sequence[Dependent], now: datetime
+) -> dict[str, set[datetime]]:
+    """The events that wait, of triggers that have planned beyond now."""
+    return zone_rules.ahead(connection, [one.id for one in found if one.planned_until > now], now)
+
+
+def differs(one: Dependent, ahead: set[datetime], now: datetime) -> bool:
+    """Whether the rules as they are now give another plan from `now` on than the one that was made."""
+    if one.next_at is not None and one.next_at <= now:
+        return False  # due: it is planned by this tick, by the rules as they are now
+    try:
+        schedule = parse_cached(one.schedule, one.anchor)
+        return not has_passed(schedule, now) and expected(schedule, one, len(ahead), now) != (
+            ahead,
+            one.next_at,
+        )
+    except Exception as error:  # for the tick to set aside, when it is due
+        log.warning("id=%s its schedule cannot be looked at: %s", one.id, error)
+        return False
+
+
+def has_passed(schedule: Schedule, now: datetime) -> bool:
+    """Whether the only instant is no more to come: what was planned for it before stands, or it were lost."""
+    return schedule.kind == "once" and schedule.after(now) is None
+
+
+def expected(
+    schedule: Schedule, one: Dependent, ahead: int, now: datetime
+) -> tuple[set[datetime], datetime | None]:
+    """The instants from `now` on up to the plan's end, and the first beyond."""
+    left = None if schedule.max_runs is None else schedule.max_runs - one.planned_count + ahead
+    found: set[datetime] = set()
+    instant: datetime | None = schedule.after(now)
+    while instant is not None and instant <= one.planned_until and left != len(found):
+        found.add(instant)
+        instant = schedule.after(instant)
+    return found, None if left == len(found) else instant
+
+
+def plan_anew(connection: Connection, row: dict[str, Any], at: datetime, tzdata: str) -> bool:
+    """Plan a locked trigger anew from `at` on, when it still has to be; whether that was so."""
+    found = Dependent(
+        row["id"], "", manage.plannable(row).schedule,
+        *(row[name] for name in ("anchor", "planned_until", "next_at", "planned_count")),
+    )  # fmt: skip
+    active = row["state"] == "active" and (row["next_at"] is not None or row["exhausted"])
+    ahead = planned_ahead(connection, [found], at).get(found.id, set())
+    if not active or not differs(found, ahead, at):
+        return False
+    count = row["planned_count"] - definitions.drop_planned(connection, row["id"], at)
+    was = row["next_at"]
+    values = manage.plan_from(row["schedule"], row["anchor"], at, count)._asdict() | {"updated_at": at}
+    definitions.update_trigger(connection, row["id"], values)
+    row |= values
+    detail = f"tzdata {tzdata}: next {told(was)} is now {told(row['next_at'])}"
+    definitions.append_change(connection, row, Change.REPLANNED, at, tzdata, detail)
+    return True
+
+
+def told(at: datetime | None) -> str | None:
+    """An instant for people."""
+    return None if at is None else format_utc(at)

@@ -1,0 +1,122 @@
+"""The clock is the database's: processes whose own is wrong by minutes plan the same and start none early."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import make_url, select, text
+
+from models import Event, Node
+from models.database import Database
+from tests.acceptance.installation import ROOT, Installation, message
+from tests.processes import wait_until
+
+EVERY_SECOND = {"type": "interval", "every_seconds": 1}
+OFF_SECONDS = 180
+HORIZON_SECONDS = 6
+BEAT = {"TICK_SECONDS": 2, "HORIZON_SECONDS": HORIZON_SECONDS}
+WRONG_CLOCK = Path(__file__).with_name("wrong_clock")
+
+
+def shift_clock(url: str, by_seconds: int) -> None:
+    """Let the database's own clock be another than that of this machine, for all who connect from now on."""
+    database = Database(url)
+    with database.write() as connection:
+        connection.execute(text("CREATE SCHEMA shifted"))
+        connection.execute(
+            text(
+                "CREATE FUNCTION shifted.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS"
+                f" $$ SELECT pg_catalog.clock_timestamp() + interval '{by_seconds} seconds' $$"
+            )
+        )
+        name = make_url(url).database
+        connection.execute(text(f'ALTER DATABASE "{name}" SET search_path = shifted, pg_catalog, public'))
+    database.close()
+
+
+def planned(installation: Installation) -> list[Any]:
+    with installation.database.read() as connection:
+        return list(connection.execute(select(Event.__table__).order_by(Event.scheduled_for)).all())
+
+
+def check_plan(installation: Installation) -> None:
+    """Every second has its event, none began early or much too late, none lies beyond the horizon."""
+    with installation.database.read() as connection:
+        now = installation.database.now(connection)
+    events = planned(installation)
+    for before, after in pairwise(events):
+        assert after.scheduled_for - before.scheduled_for == timedelta(seconds=1)
+    assert {event.coalesced for event in events} == {1}
+    assert events[-1].scheduled_for <= now + timedelta(seconds=HORIZON_SECONDS)
+    started = [event for event in events if event.started_at]
+    late = [(event.started_at - event.fire_at).total_seconds() for event in started]
+    assert min(late) >= 0
+    assert max(late) < OFF_SECONDS / 6, "not by the distance of the clocks"
+    assert {event.status for event in started} <= {"succeeded", "running"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("off", [OFF_SECONDS, -OFF_SECONDS])
+def test_all_processes_are_wrong_by_minutes(
+    broker_url: str, postgres_url: str, tmp_path: Path, off: int
+) -> None:
+    """It is the database's clock that is moved here, which for them comes to the same."""
+    shift_clock(postgres_url, -off)
+    with Installation(tmp_path, postgres_url, broker_url, **BEAT) as installation:
+        installation.create("each", message(), schedule=EVERY_SECOND)
+        worker = installation.worker(pool="solo")
+        installation.beat()
+        wait_until(
+            lambda: sum(event.status == "succeeded" for event in planned(installation)) >= 8,
+            60,
+            worker.output,
+        )
+        check_plan(installation)
+        worker.expect("the clock of this machine", 20)
+        with installation.database.read() as connection:
+            (skew,) = connection.execute(select(Node.clock_skew_seconds)).scalars()
+        assert skew == pytest.approx(off, abs=2)
+        status = installation.start("triggerbeat", "status", "--json", name="status")
+        assert status.wait(30) == 0, status.output()
+        warnings = json.loads(re.findall(r"^\{.*^\}|^\{.*\}$", status.output(), re.S | re.M)[0])["warnings"]
+        assert len(warnings) == 1
+        assert f"{off:+d}" in warnings[0]
+
+
+def wrong_clock(by_seconds: int) -> dict[str, str]:
+    """The environment of a process whose clock is off."""
+    path = os.pathsep.join([str(WRONG_CLOCK), str(ROOT)])
+    return {"PYTHONPATH": path, "WRONG_CLOCK_SECONDS": str(by_seconds)}
+
+
+@pytest.mark.slow
+def test_of_two_workers_one_is_wrong_and_beat_is_wrong_the_other_way(
+    broker_url: str, postgres_url: str, tmp_path: Path
+) -> None:
+    wrong, other_way = wrong_clock(OFF_SECONDS), wrong_clock(-OFF_SECONDS)
+    with Installation(tmp_path, postgres_url, broker_url, **BEAT) as installation:
+        installation.create("each", message(), schedule=EVERY_SECOND)
+        right = installation.worker_unready("-n", "right@%h", pool="solo", name="right")
+        ahead = installation.worker_unready("-n", "ahead@%h", pool="solo", name="ahead", **wrong)
+        right.expect(" ready.", 60)
+        ahead.expect(" ready.", 60)
+        written = datetime.fromisoformat(ahead.output().splitlines()[-1].split()[0])
+        assert written > datetime.now(UTC) + timedelta(seconds=OFF_SECONDS / 2), "its clock is off"
+        installation.beat(**other_way)
+        for worker in (right, ahead):
+            worker.expect("succeeded trigger=each", 60)
+        ahead.expect("the clock of this machine", 60)
+        wait_until(
+            lambda: sum(event.status == "succeeded" for event in planned(installation)) >= 8,
+            60,
+            ahead.output,
+        )
+        check_plan(installation)
+        assert "the clock of this machine" not in right.output()

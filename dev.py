@@ -153,6 +153,12 @@ def bench(arguments: list[str]) -> int:
     _become("python", "-m", "benchmarks", *arguments)
 
 
+def oracle(arguments: list[str]) -> int:
+    """hold the time engine against Debian's main loop, 10,000,000 occurrences; ARGS='--seed 2'"""
+    install("test")
+    _become("python", "-m", "tests.oracle", *arguments)
+
+
 def lock(arguments: list[str]) -> int:
     """renew requirements/*.txt from pyproject.toml; ARGS=--upgrade for the newest versions"""
     uv = shutil.which("uv") or str(BIN / "uv")
@@ -198,7 +204,7 @@ def usage(arguments: list[str]) -> int:
 
 CHORES: dict[str, Callable[[list[str]], int]] = {
     "run": run, "test": test, "lint": lint, "check": check, "bench": bench,
-    "lock": lock, "venv": venv, "clean": clean, "help": usage,
+    "oracle": oracle, "lock": lock, "venv": venv, "clean": clean, "help": usage,
 }  # fmt: skip
 
 

@@ -13,9 +13,19 @@ import sys
 import time
 from contextlib import redirect_stdout
 
-from benchmarks import burst, celery_tasks, create, http_deliveries, idle_tick, isolation, punctuality
+from benchmarks import (
+    burst,
+    celery_tasks,
+    create,
+    http_deliveries,
+    idle_tick,
+    isolation,
+    next_occurrence,
+    punctuality,
+)
 
 FULL: dict[str, list[str]] = {
+    "next_occurrence": [],
     "idle_tick": [],
     "create": [],
     "burst": [],
@@ -24,7 +34,8 @@ FULL: dict[str, list[str]] = {
     "isolation": [],
     "punctuality": [],
 }
-QUICK = {
+QUICK: dict[str, list[str]] = {
+    "next_occurrence": [],
     "idle_tick": ["--stored", "1000,5000"],
     "create": ["--one-by-one", "200", "--in-bulk", "5000", "--repeat", "1"],
     "burst": ["--count", "2000", "--repeat", "1"],
@@ -34,6 +45,7 @@ QUICK = {
     "punctuality": ["--seconds", "20", "--triggers", "30"],
 }
 MEASURES = {
+    "next_occurrence": next_occurrence.main,
     "idle_tick": idle_tick.main,
     "create": create.main,
     "burst": burst.main,

@@ -4,8 +4,12 @@
 
 Prints a table (median, 99th percentile and maximum in microseconds over 1,000 pairs of expression
 and zone) and one line of JSON. Each pair is asked about an instant of its own, three times, each time
-by a new object, and the quickest counts. No answer is remembered; what is known beforehand, for every
-engine, is the zone: its file is read, and ours has found its changes near the question.
+by a new object, and the quickest counts. No answer is remembered.
+
+What is known beforehand differs by line. `next`: the zone; its file is read, and ours has found its
+changes near the question. `next, nothing warm`: the zone's file alone, and each question is asked once.
+`first use of a zone`: nothing; the question includes reading the zone's file, as it does once in the life
+of a process.
 """
 
 from __future__ import annotations
@@ -64,8 +68,8 @@ Line = tuple[str, str, list[float]]
 Ask = Callable[[str, str, datetime], Callable[[], Any]]
 
 
-def main() -> None:
-    """Measure and print."""
+def main(arguments: list[str] | None = None) -> None:
+    """Measure and print; it has no options."""
     chance = random.Random(SEED)
     instants = [datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=chance.randrange(4 * 365 * 86_400))
                 for _ in range(PAIRS)]  # fmt: skip
@@ -74,6 +78,10 @@ def main() -> None:
         pairs = [(chance.choice(expressions), chance.choice(ZONES), instant) for instant in instants]
         lines += [(f"next, {label}", name, _timed(ask, pairs)) for name, ask in ENGINES.items()]
         lines += [(f"parse, {label}", name, _timed(read, pairs)) for name, read in PARSERS.items()]
+    pairs = [(chance.choice(MIXED), chance.choice(ZONES), instant) for instant in instants]
+    lines += [("next, nothing warm", name, _cold(ask, pairs)) for name, ask in ENGINES.items()]
+    pairs = [(text, name, instant) for text, name, instant in pairs if name != "UTC"]
+    lines += [("first use of a zone", name, _first(ask, pairs)) for name, ask in ENGINES.items()]
     _print(lines)
 
 
@@ -82,6 +90,26 @@ def _timed(prepare: Ask, pairs: list[tuple[str, str, datetime]]) -> list[float]:
     for pair in pairs:
         prepare(*pair)()
     return [min(_once(prepare(*pair)) for _ in range(ROUNDS)) for pair in pairs]
+
+
+def _cold(prepare: Ask, pairs: list[tuple[str, str, datetime]]) -> list[float]:
+    """Microseconds of each question, asked once by an engine that has heard none before."""
+    rounds = []
+    for _ in range(ROUNDS):
+        zone.cache_clear()
+        rounds.append([_once(question) for question in [prepare(*pair) for pair in pairs]])
+    return [min(times) for times in zip(*rounds, strict=True)]
+
+
+def _first(ask: Ask, pairs: list[tuple[str, str, datetime]]) -> list[float]:
+    """Microseconds of each question together with its preparation, in a process that knows no zone."""
+    return [min(_once_unread(ask, pair) for _ in range(ROUNDS)) for pair in pairs]
+
+
+def _once_unread(ask: Ask, pair: tuple[str, str, datetime]) -> float:
+    zone.cache_clear()
+    ZoneInfo.clear_cache()
+    return _once(lambda: ask(*pair)())
 
 
 def _once(question: Callable[[], Any]) -> float:

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import re
 import struct
+import zoneinfo
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from difflib import get_close_matches
 from functools import lru_cache
 from importlib import resources
@@ -24,13 +25,16 @@ from zoneinfo import ZoneInfo
 from triggers.errors import InvalidSchedule
 
 DAY = 86_400
+_SECOND = timedelta(seconds=1)
 FIRST_INSTANT = -62_135_596_800  # 0001-01-01T00:00:00Z
 LAST_INSTANT = 253_402_300_799  # 9999-12-31T23:59:59Z
+_FIRST_ASKED, _LAST_ASKED = FIRST_INSTANT + 2 * DAY, LAST_INSTANT - 2 * DAY  # local times are in range there
 LARGEST_CORRECTION = 3 * 3_600  # a larger change is a jump: nothing is made up for, nothing held back
 LONG_AGO = FIRST_INSTANT - 10 * DAY  # a wall time before all others
 
-_SPAN_BITS = 22  # spans of 2**22 s, 48.5 days: few probes to build one, few spans to cross a year
-_SPANS_KEPT = 2_048  # per zone, some 270 years; bounds what hostile dates can make us remember
+_SPAN_BITS = 21  # spans of 2**21 s, 24 days: few probes to build one, few spans to cross a year
+_SPANS_KEPT = 2_048  # per zone, some 135 years; bounds what hostile dates can make us remember
+_PROBED = 2 * DAY  # apart; a change that is undone within that time would be missed
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(?:/[A-Za-z0-9][A-Za-z0-9_+-]*){0,2}")
 _LONGEST_NAME = 64
 _NOT_IANA = frozenset({"posix", "right", "localtime", "posixrules"})  # found in zoneinfo directories
@@ -92,10 +96,13 @@ class Zone:
 
     def offset(self, instant: int) -> int:
         """Seconds east of UTC at `instant`."""
-        within = min(max(instant, FIRST_INSTANT + 2 * DAY), LAST_INSTANT - 2 * DAY)
-        delta = datetime.fromtimestamp(within, self._tz).utcoffset()
-        assert delta is not None  # ZoneInfo always knows
+        delta = self._asked(instant)
         return delta.days * DAY + delta.seconds
+
+    def _asked(self, instant: int) -> timedelta:
+        if not _FIRST_ASKED <= instant <= _LAST_ASKED:
+            instant = _FIRST_ASKED if instant < _FIRST_ASKED else _LAST_ASKED
+        return datetime.fromtimestamp(instant, self._tz).utcoffset()  # type: ignore[return-value]  # it knows
 
     def changes(self, after: int, until: int) -> Iterator[Change]:
         """The changes in (after, until], in order."""
@@ -156,24 +163,24 @@ class Zone:
     def _probed(self, after: int, until: int) -> Iterator[Change]:
         """The changes in (after, until], found by asking.
 
-        Asks once a day: the closest two changes of one zone in the tz database, 1800 to 2100, are
-        four days apart.
+        The closest two changes of one zone in the tz database, 1800 to 2100, are four days apart
+        (Africa/Freetown in 1939); a test looks at those that are to come.
         """
-        low, offset = after, self.offset(after)
+        low, delta = after, self._asked(after)
         while low < until:
-            high = min(low + DAY, until)
-            if self.offset(high) == offset:
+            high = min(low + _PROBED, until)
+            if self._asked(high) == delta:
                 low = high
                 continue
-            low = self._first_other(low, high, offset)
-            before, offset = offset, self.offset(low)
-            yield Change(low, before, offset)
+            low = self._first_other(low, high, delta)
+            before, delta = delta, self._asked(low)
+            yield Change(low, before // _SECOND, delta // _SECOND)
 
-    def _first_other(self, low: int, high: int, offset: int) -> int:
+    def _first_other(self, low: int, high: int, delta: timedelta) -> int:
         """The first instant of (low, high] with another offset than `low` has; `high` has another."""
         while high - low > 1:
             middle = (low + high) // 2
-            if self.offset(middle) == offset:
+            if self._asked(middle) == delta:
                 low = middle
             else:
                 high = middle
@@ -202,10 +209,21 @@ def zone(name: str) -> Zone:
         # A file system that ignores case would find it, on this machine and not on the next.
         raise InvalidSchedule(_unknown(name), "timezone")
     try:
-        return Zone(name, ZoneInfo(name))
+        return Zone(name, _read(name))
     except (KeyError, ValueError, OSError, EOFError, struct.error):
         # Whatever a file that is no zone makes of the reader: it is not a zone.
         raise InvalidSchedule(_unknown(name), "timezone") from None
+
+
+def _read(name: str) -> ZoneInfo:
+    """The zone from where the standard library would take it, which looks for so long as it reads."""
+    for directory in zoneinfo.TZPATH:
+        try:
+            with open(f"{directory}/{name}", "rb") as file:
+                return ZoneInfo.from_file(file, name)
+        except OSError:
+            continue
+    return ZoneInfo.no_cache(name)
 
 
 @lru_cache(maxsize=1)

@@ -12,10 +12,12 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
+from celery import Celery
+from celery.schedules import crontab
 from croniter import croniter
 from cronsim import CronSim
 
@@ -218,3 +220,30 @@ def test_a_range_that_croniter_wraps_is_refused() -> None:
     assert croniter("0 22-2 * * *", datetime(2026, 1, 1, tzinfo=UTC)).get_next(datetime).hour == 1
     with pytest.raises(InvalidSchedule, match="22-23,0-2"):
         parse_cron("0 22-2 * * *")
+
+
+@pytest.mark.parametrize(
+    ("minute", "hour", "night", "fires"),
+    [
+        ("30", "2", "2026-03-28T23:00", "01:30"),
+        ("30", "2", "2026-10-24T22:00", "00:30"),
+        ("*/30", "*", "2026-10-24T22:00", "22:30 23:00 23:30 00:00 00:30 02:00 02:30"),
+    ],
+)
+def test_what_the_documentation_says_of_celerys_crontab(
+    minute: str, hour: str, night: str, fires: str
+) -> None:
+    """Asked every minute, as beat would, in the two nights of docs/time.md."""
+    berlin = ZoneInfo("Europe/Berlin")
+    now = datetime.fromisoformat(night).replace(tzinfo=UTC)
+    app = Celery("asked", set_as_current=False)
+    app.conf.timezone = "Europe/Berlin"
+    schedule = crontab(minute=minute, hour=hour, app=app, nowfun=lambda: now.astimezone(berlin))
+    last, found = now.astimezone(berlin), []
+    for _ in range(5 * 60):
+        if schedule.is_due(last).is_due:
+            found.append(f"{now:%H:%M}")
+            last = now.astimezone(berlin)
+        now += timedelta(minutes=1)
+    app.close()
+    assert found == fires.split()

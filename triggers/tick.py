@@ -122,11 +122,11 @@ def run(
             now = database.now(connection)
             skew = ((before - now) + (machine_clock(connection) - now)).total_seconds() / 2
             plan.ticked(connection, node, now, time.monotonic() - began, tick.planned, skew, tzdata)
-        report(tick, node, time.monotonic() - began, skew)
+        report_tick(tick, node, time.monotonic() - began, skew)
     return tick
 
 
-def report(tick: Tick, node: str, took: float, skew: float) -> None:
+def report_tick(tick: Tick, node: str, took: float, skew: float) -> None:
     """One line for a tick of beat's. A clock that is off harms no plan, but whoever compares logs."""
     step(log, "ticked", node=node, took=took, planned=tick.planned, clock_skew=f"{skew:+.3f}")
     if abs(skew) > LARGEST_SKEW_SECONDS:

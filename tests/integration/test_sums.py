@@ -190,6 +190,9 @@ class Life:
 
     def create(self, name: str) -> None:
         schedule, policy, now = self.schedule(), self.policy(), self.world.now
+        if self.models and self.chance.random() < 0.4:  # what plans alike is planned together
+            other = self.models[self.name()]
+            schedule, policy = other.schedule, other.policy
         with self.world.database.write() as connection:
             manage.create(connection, self.document(name, schedule, policy), now)
         self.models[name] = Model(schedule, policy, now, now)
@@ -213,6 +216,8 @@ class Life:
     def edit_schedule(self) -> None:
         name, now = self.name(), self.world.now
         model, schedule = self.models[name], self.schedule()
+        if schedule == model.schedule:
+            return  # no edit at all: nothing starts anew
         with suppress(Conflict), self.world.database.write() as connection:
             document = self.document(name, schedule, model.policy)
             changed = manage.edit(connection, name, document, now)

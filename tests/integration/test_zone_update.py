@@ -152,6 +152,7 @@ def test_what_the_rules_do_not_touch_does_not_move(settled: World, files: Path) 
     settled.create("interval", schedule={"type": "interval", "every_seconds": 60})
     settled.create("offset", schedule={"type": "once", "at": "2027-01-01T00:00:00Z", "timezone": ZONE})
     settled.create("each-minute", schedule=cron("* * * * *"))
+    settled.create("limited", schedule=cron("* * * * *", max_runs=2))
     settled.create("paused", schedule=cron("0 15 * * *"))
     settled.tick()
     with settled.database.write() as connection:

@@ -8,12 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from triggers import planning, schedule, schedule_reader, tzdata, zones
-
-CACHES = (
-    tzdata.rules, tzdata.release, zones.zone, schedule._understood, schedule_reader._cron,
-    planning.occurrence_after,
-)  # fmt: skip
+from triggers.zone_update import forget
 
 
 def write_zone(directory: Path, name: str, rule: str) -> None:
@@ -30,21 +25,14 @@ def write_release(directory: Path, release: str) -> None:
     (directory / "tzdata.zi").write_text(f"# version {release}\n# nothing else\n")
 
 
-def restarted() -> None:
-    """What a new process knows: it has read no zone yet."""
-    zoneinfo.ZoneInfo.clear_cache()
-    for cache in CACHES:
-        cache.cache_clear()
-
-
 @contextmanager
 def tz_path(directory: Path) -> Iterator[None]:
     """Zones are taken from here, and what is not here from the package."""
     before = zoneinfo.TZPATH
     zoneinfo.reset_tzpath([str(directory)])
-    restarted()
+    forget()
     try:
         yield
     finally:
         zoneinfo.reset_tzpath(before)
-        restarted()
+        forget()

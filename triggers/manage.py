@@ -32,7 +32,6 @@ from triggers.store import creation, definitions, plan
 
 log = logging.getLogger("triggerbeat.trigger")
 
-TZDATA = tzdata.release()
 UNLIMITED = 1_000_000_000_000  # occurrences; more than any schedule has until the year 9999
 MOST_CATCH_UP_PASSES = 20  # of planning.MOST_CATCH_UP events each, within one edit
 
@@ -129,7 +128,7 @@ def create_free(
     """Store new triggers, but None in place of those whose names are in use. Their ids are in a row."""
     ids = ids_from(new_id(at), len(documents))
     rows = [new_row(document, id_, at) for document, id_ in zip(documents, ids, strict=True)]
-    stored = creation.insert_triggers(connection, rows, TZDATA)
+    stored = creation.insert_triggers(connection, rows, tzdata.release())
     return [
         Created(row["id"], row["name"], row["next_at"], row) if row["id"] in stored else None for row in rows
     ]
@@ -193,7 +192,7 @@ def edit(connection: Connection, ref: str, document: TriggerDocument, now: Now) 
     except IntegrityError:
         raise NameInUse([document.name]) from None
     row |= values
-    definitions.append_change(connection, row | record, Change.EDITED, effective_at, TZDATA)
+    definitions.append_change(connection, row | record, Change.EDITED, effective_at, tzdata.release())
     return replace(told(row), next_at=at) if unsent else told(row)
 
 
@@ -398,7 +397,7 @@ def settle(
     """Store what a trigger becomes at `at`, and put it on record."""
     row |= values | {"updated_at": at}
     definitions.update_trigger(connection, row["id"], values | {"updated_at": at})
-    definitions.append_change(connection, row, change, at, TZDATA)
+    definitions.append_change(connection, row, change, at, tzdata.release())
     return told(row)
 
 

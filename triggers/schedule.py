@@ -24,6 +24,7 @@ __all__ = [
     "Schedule",
     "explain",
     "fire_at",
+    "forget_schedules",
     "next_occurrences",
     "parse",
     "parse_cached",
@@ -72,6 +73,15 @@ def parse(schedule: Mapping[str, object], anchor: datetime | None) -> Schedule:
 def parse_cached(text: str, anchor: datetime | None) -> Schedule:
     """Like `parse`, for the canonical JSON text of a schedule; remembers what it understood."""
     return anchored(_understood(text), anchor)
+
+
+def forget_schedules() -> None:
+    """Let `parse` and `parse_cached` understand all anew: the rules of zones have changed.
+
+    What else is remembered goes by the zone object, and a zone that is read anew is another.
+    """
+    _understood.cache_clear()
+    _remembered.cache_clear()
 
 
 def resolve(schedule: Mapping[str, object], now: datetime) -> dict[str, object]:

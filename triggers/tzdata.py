@@ -1,7 +1,7 @@
 """Which tz database this process goes by: its release, and a digest of the rules of each zone.
 
 The standard library takes a zone from the first directory of its search path that has it, else from the
-package `tzdata`; so does this module. What a process has read it keeps: an update is seen after a restart.
+package `tzdata`; so does this module.
 """
 
 from __future__ import annotations
@@ -36,10 +36,22 @@ def rules() -> Rules:
 @lru_cache(maxsize=1)
 def release() -> str:
     """The release of the first place with zones; `custom-` and a digest where none is named."""
-    for directory in map(Path, zoneinfo.TZPATH):
-        if directory.is_dir() and any(directory.iterdir()):
-            return _named(directory) or f"custom-{_digest_of_all()}"
-    return str(import_module("tzdata").IANA_VERSION)
+    directory = _directory()
+    if directory is None:
+        return str(import_module("tzdata").IANA_VERSION)
+    return _named(directory) or f"custom-{_digest_of_all()}"
+
+
+def release_on_disk() -> str | None:
+    """The release as the directory names it now; None where none is named, and for the package."""
+    directory = _directory()
+    return None if directory is None else _named(directory)
+
+
+def _directory() -> Path | None:
+    """The first directory of the search path with anything in it."""
+    found = (path for path in map(Path, zoneinfo.TZPATH) if path.is_dir() and any(path.iterdir()))
+    return next(found, None)
 
 
 def is_older(one: str, other: str) -> bool:

@@ -1,8 +1,9 @@
 """After an update of the tz database: plans that were made by other rules are made anew.
 
-A process reads the rules of all zones once, at its first tick, and holds them against those by which plans
-were made so far (`zone_rules`). What differs it adopts, unless its own release is older: so two releases at
-work do not move plans to and fro. The steps, in bounded transactions:
+A process reads the rules of all zones at its first tick, and again when those of the system have a new
+release, and holds them against those by which plans were made so far (`zone_rules`). What differs it adopts,
+unless its own release is older: so two releases at work do not move plans to and fro. The steps, in bounded
+transactions:
 
 1. Which zones differ? None, mostly, and that is all.
 2. Walk the triggers of these zones, and compute what each would have planned ahead, and its next instant.
@@ -24,25 +25,27 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from models.database import Database
 from models.states import Change
-from triggers import manage
+from triggers import manage, planning, tzdata, zones
 from triggers.errors import NotFound
 from triggers.logs import step
 from triggers.rfc3339 import format_utc
-from triggers.schedule import Schedule, parse_cached
+from triggers.schedule import Schedule, forget_schedules, parse_cached
 from triggers.store import definitions, zone_rules
 from triggers.store.zone_rules import Dependent
-from triggers.tzdata import Rules, is_older
+from triggers.tzdata import Rules, is_older, release_on_disk
 
 WINDOW = 5_000  # triggers looked at in one transaction
 BATCH = 100  # triggers planned anew in one transaction
 TICK_SECONDS = 20.0  # a tick's share of the walk; the next tick goes on with it
 EXAMPLES = 20  # of what moved, on record for each zone
+SETTLE_SECONDS = 30.0  # from a new release on the disk until it is read
 AGAIN_SECONDS = 600.0  # between two walks while machines with an older release are at work
 MIXED = timedelta(days=7)  # after an update: for so long somebody may go on with the release before it
 
@@ -62,6 +65,7 @@ class ZoneUpdate:
         self._since = datetime.min.replace(tzinfo=UTC)  # writers with an older one sought up to here
         self._suspected = False
         self._walked = float("-inf")
+        self._noticed: tuple[str, float] | None = None  # a new release on the disk, and since when
 
     def look(self) -> None:
         """At a tick: compare, walk on, or look for writers with an older release. Mostly nothing.
@@ -77,12 +81,24 @@ class ZoneUpdate:
             log.exception("cannot hold the plans against the tz database, the next tick tries again")
 
     def _look(self) -> None:
+        if self._rules is not None and self._walk is None and self._has_settled(self._rules):
+            forget()
+            self._rules = None
         if self._rules is None:
             self._compare(self._read_rules())
         elif self._walk is None and self._fresh:
             self._look_again(self._rules)
         if self._walk is not None and self._walk.go_on(TICK_SECONDS):
             self._walk, self._walked = None, time.monotonic()
+
+    def _has_settled(self, rules: Rules) -> bool:
+        """Whether the system has had another release for a while: its files come one after another."""
+        found, now = release_on_disk(), time.monotonic()
+        if found is None or found == rules.release:
+            self._noticed = None
+        elif self._noticed is None or self._noticed[0] != found:
+            self._noticed = (found, now)
+        return self._noticed is not None and now >= self._noticed[1] + SETTLE_SECONDS
 
     def _compare(self, rules: Rules) -> None:
         """Our rules with those on record."""
@@ -181,8 +197,17 @@ class Walk:
                 values["moved"] = values.get("moved", row.moved or 0) + self.moved[zone]
                 values["examples"] = [*(row.examples or []), *self.examples.get(zone, [])][-EXAMPLES:]
                 zone_rules.adopt(connection, zone, **values)
-        log.warning("the tz database is %s: of %d zones the rules changed, %d triggers were planned anew",
-                    self.rules.release, len(self.zones), self.moved.total())  # fmt: skip
+        log.log(logging.WARNING if self.moved else logging.INFO,
+                "the tz database is %s: of %d zones the rules changed, %d triggers were planned anew",
+                self.rules.release, len(self.zones), self.moved.total())  # fmt: skip
+
+
+def forget() -> None:
+    """Let this process read zones anew, and all that it computed by them."""
+    for cache in (tzdata.rules, tzdata.release, zones.zone, planning.occurrence_after):
+        cache.cache_clear()
+    forget_schedules()
+    ZoneInfo.clear_cache()
 
 
 def planned_ahead(

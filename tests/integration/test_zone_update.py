@@ -20,10 +20,10 @@ from tests.integration.test_tick import (  # noqa: F401  fixtures
     seconds,
     world,
 )
-from tests.tz_files import restarted, tz_path, write_release, write_zone
+from tests.tz_files import tz_path, write_release, write_zone
 from triggers import manage, tzdata, zone_update
 from triggers.status import zones_document
-from triggers.zone_update import ZoneUpdate
+from triggers.zone_update import ZoneUpdate, forget
 
 HOUR = 3_600
 ZONE = "Europe/Berlin"
@@ -51,7 +51,7 @@ def settled(world: World, files: Path) -> World:  # noqa: F811
 
 def look(world: World) -> ZoneUpdate:  # noqa: F811
     """The first tick of a new process."""
-    restarted()
+    forget()
     made = ZoneUpdate(world.database, tzdata.rules)
     made.look()
     return made
@@ -235,7 +235,7 @@ def test_what_an_older_release_planned_meanwhile_is_made_good(
     updated(files, LATER)
     new = look(settled)
     updated(files, WINTER, "2026a")
-    restarted()
+    forget()
     settled.now += seconds(60)
     settled.create(schedule=cron("0 15 * * *"))
     node = {"took_seconds": 0.0, "planned": 0, "clock_skew_seconds": 0.0, "tzdata": "2026a"}
@@ -243,7 +243,7 @@ def test_what_an_older_release_planned_meanwhile_is_made_good(
         connection.execute(insert(Node).values(name="old", last_tick_at=settled.now, **node))
     assert next_offset(settled) == 2 * HOUR
     updated(files, LATER)
-    restarted()
+    forget()
     monkeypatch.setattr(zone_update, "AGAIN_SECONDS", 3_600.0)
     new.look()
     assert next_offset(settled) == 2 * HOUR, "not at every tick"
@@ -260,7 +260,7 @@ def test_a_new_process_finds_what_an_older_release_planned(settled: World, files
     updated(files, LATER)
     look(settled)
     updated(files, WINTER, "2026a")
-    restarted()
+    forget()
     settled.now += seconds(60)
     with settled.database.write() as connection:
         node = {"took_seconds": 0.0, "planned": 0, "clock_skew_seconds": 0.0, "tzdata": "2026a"}
@@ -278,6 +278,25 @@ def test_directories_that_do_not_say_their_release_are_adopted(settled: World, f
     look(settled)
     assert next_offset(settled) == HOUR
     assert berlin(settled).tzdata.startswith("custom-")
+
+
+def test_a_process_that_is_not_restarted_reads_a_new_release_when_it_has_settled(
+    settled: World, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled.create(schedule=cron("0 15 * * *"))
+    process = look(settled)
+    updated(files, LATER)
+    process.look()
+    process.look()
+    assert next_offset(settled) == 2 * HOUR, "its files may still be on their way"
+    monkeypatch.setattr(zone_update, "SETTLE_SECONDS", 0.0)
+    process.look()
+    assert next_offset(settled) == HOUR
+    assert replanned(settled)[0].tzdata == "2026b"
+    settled.create("new", schedule=cron("0 15 * * *"))
+    assert next_offset(settled, "new") == HOUR
+    process.look()
+    assert len(replanned(settled)) == 1
 
 
 def test_the_walk_goes_on_where_a_tick_left_it(

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, insert, select, text, update
+from sqlalchemy import Connection, bindparam, select, text, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from models import ZoneRules
 from models.base import Id, Instant
@@ -38,13 +39,14 @@ def adopted(connection: Connection) -> dict[str, Adopted]:
 
 
 def begin(connection: Connection, digests: Mapping[str, str], tzdata: str, now: datetime) -> None:
-    """Record zones that were not known before."""
+    """Record zones that were not known before; another process may do so at the same time."""
     rows = [
         {"zone": zone, "digest": digest, "tzdata": tzdata, "adopted_at": now, "checked_at": now}
         for zone, digest in digests.items()
     ]
+    dialect = postgresql if bulk.is_postgres(connection) else sqlite
     if rows:
-        connection.execute(insert(ZoneRules), rows)
+        connection.execute(dialect.insert(ZoneRules).on_conflict_do_nothing(), rows)
 
 
 def adopt(connection: Connection, zone: str, **values: Any) -> None:

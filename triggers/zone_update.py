@@ -22,7 +22,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -31,18 +30,16 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from models.database import Database
-from models.states import Change
-from triggers import manage, planning, tzdata, zones
-from triggers.errors import NotFound
+from triggers import planning, tzdata, zones
 from triggers.logs import step
 from triggers.rfc3339 import format_utc
 from triggers.schedule import Schedule, forget_schedules, parse_cached
-from triggers.store import definitions, zone_rules
+from triggers.store import zone_rules
 from triggers.store.zone_rules import Dependent
 from triggers.tzdata import Rules, is_older, release_on_disk
 
 WINDOW = 5_000  # triggers looked at in one transaction
-BATCH = 100  # triggers planned anew in one transaction
+BATCH = 1_000  # triggers planned anew in one transaction
 TICK_SECONDS = 20.0  # a tick's share of the walk; the next tick goes on with it
 EXAMPLES = 20  # of what moved, on record for each zone
 SETTLE_SECONDS = 30.0  # from a new release on the disk until it is read
@@ -168,21 +165,18 @@ class Walk:
 
     def _move(self, ids: Sequence[str]) -> None:
         """Plan these anew, in one transaction, and log it when it is committed."""
-        moved: list[dict[str, Any]] = []
         with self.database.write() as connection:
-            for id_ in ids:
-                with suppress(NotFound):  # deleted meanwhile
-                    row, at = manage.lock(connection, id_, self.database.now)
-                    was = row["next_at"]
-                    if plan_anew(connection, row, at, self.rules.release):
-                        moved.append({"zone": row["schedule"]["timezone"], "trigger": row["name"],
-                                      "was": told(was), "now": told(row["next_at"])})  # fmt: skip
-        for one in moved:
-            step(log, "replanned", **one, tzdata=self.rules.release)
-            zone = one.pop("zone")
-            self.moved[zone] += 1
-            if len(self.examples.setdefault(zone, [])) < EXAMPLES:
-                self.examples[zone].append(one)
+            found = zone_rules.locked(connection, self.zones, ids)
+            at = self.database.now(connection)
+            moved = plan_anew(connection, found, at, self.rules.release)
+        for one, next_at in moved:
+            was, now = told(one.next_at), told(next_at)
+            step(
+                log, "replanned", trigger=one.name, zone=one.zone, was=was, now=now, tzdata=self.rules.release
+            )
+            self.moved[one.zone] += 1
+            if len(self.examples.setdefault(one.zone, [])) < EXAMPLES:
+                self.examples[one.zone].append({"trigger": one.name, "was": was, "now": now})
 
     def _adopt(self) -> None:
         with self.database.write() as connection:
@@ -250,24 +244,23 @@ def expected(
     return found, None if left == len(found) else instant
 
 
-def plan_anew(connection: Connection, row: dict[str, Any], at: datetime, tzdata: str) -> bool:
-    """Plan a locked trigger anew from `at` on, when it still has to be; whether that was so."""
-    found = Dependent(
-        row["id"], "", manage.plannable(row).schedule,
-        *(row[name] for name in ("anchor", "planned_until", "next_at", "planned_count")),
-    )  # fmt: skip
-    active = row["state"] == "active" and (row["next_at"] is not None or row["exhausted"])
-    ahead = planned_ahead(connection, [found], at).get(found.id, set())
-    if not active or not differs(found, ahead, at):
-        return False
-    count = row["planned_count"] - definitions.drop_planned(connection, row["id"], at)
-    was = row["next_at"]
-    values = manage.plan_from(row["schedule"], row["anchor"], at, count)._asdict() | {"updated_at": at}
-    definitions.update_trigger(connection, row["id"], values)
-    row |= values
-    detail = f"tzdata {tzdata}: next {told(was)} is now {told(row['next_at'])}"
-    definitions.append_change(connection, row, Change.REPLANNED, at, tzdata, detail)
-    return True
+def plan_anew(
+    connection: Connection, found: Sequence[Dependent], at: datetime, tzdata: str
+) -> list[tuple[Dependent, datetime | None]]:
+    """Plan those of these locked triggers anew from `at` on that still have to be; their next instants."""
+    ahead = planned_ahead(connection, found, at)
+    moving = [one for one in found if differs(one, ahead.get(one.id, set()), at)]
+    gone = zone_rules.drop_planned(connection, [one.id for one in moving if one.id in ahead], at)
+    moved, rows = [], []
+    for one in moving:
+        schedule, count = parse_cached(one.schedule, one.anchor), one.planned_count - gone[one.id]
+        more = schedule.max_runs is None or count < schedule.max_runs
+        next_at = schedule.after(at) if more else None
+        detail = f"tzdata {tzdata}: next {told(one.next_at)} is now {told(next_at)}"
+        rows.append((one.id, next_at, count, next_at is None, detail))
+        moved.append((one, next_at))
+    zone_rules.move(connection, rows, at, tzdata)
+    return moved
 
 
 def told(at: datetime | None) -> str | None:

@@ -91,7 +91,6 @@ def append_change(
     change: Change,
     effective_at: datetime,
     tzdata: str,
-    detail: str | None = None,
 ) -> None:
     """Put on record what a trigger plans by, from `effective_at` on, exclusive."""
     kept = ("state", "schedule", "anchor", "policy", "planned_count")
@@ -101,7 +100,6 @@ def append_change(
             change=str(change),
             effective_at=effective_at,
             tzdata=tzdata,
-            detail=detail,
             **{column: trigger[column] for column in kept},
         )
     )

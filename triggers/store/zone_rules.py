@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -12,8 +13,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from models import ZoneRules
 from models.base import Id, Instant
-from models.states import PLANNED, one_of
-from triggers.store import bulk
+from models.states import PLANNED, Change, one_of
+from triggers.store import bulk, lifecycle
 
 NOBODY = "00000000-0000-0000-0000-000000000000"  # before all ids
 CHANGES_LOOKED_AT = 10_000  # the latest ones, in search of a writer with older rules
@@ -72,6 +73,7 @@ class Dependent(NamedTuple):
     """A trigger whose plan depends on the rules of a zone."""
 
     id: str
+    name: str
     zone: str
     schedule: str  # JSON
     anchor: datetime
@@ -82,8 +84,8 @@ class Dependent(NamedTuple):
 
 WINDOW = "SELECT id FROM triggers WHERE id > :after ORDER BY id LIMIT 1 OFFSET :most"
 DEPENDENT = """
-SELECT id, {zone} AS zone, {schedule} AS schedule, anchor, planned_until, next_at, planned_count
-FROM triggers WHERE id > :after {bound} AND state = 'active' AND deleted_at IS NULL
+SELECT id, name, {zone} AS zone, {schedule} AS schedule, anchor, planned_until, next_at, planned_count
+FROM triggers WHERE {which} AND state = 'active' AND deleted_at IS NULL
   AND (next_at IS NOT NULL OR exhausted) AND {zone} {among}
 """
 
@@ -94,23 +96,37 @@ def dependent(
     """Of `most` triggers with ids beyond `after` those that plan in one of these zones, and the id to go on
     after; None when there are no more.
     """
-    postgres = bulk.is_postgres(connection)
     window = text(WINDOW).bindparams(bindparam("after", type_=Id)).columns(id=Id)
     end = connection.execute(window, {"after": after, "most": most - 1}).scalar()
+    limits = {"after": after} | ({"end": end} if end else {})
+    which = "id > :after" + (" AND id <= :end" if end else "")
+    return _dependent(connection, zones, which, limits, [bindparam(name, type_=Id) for name in limits]), end
+
+
+def locked(connection: Connection, zones: Iterable[str], ids: Sequence[str]) -> list[Dependent]:
+    """Of these triggers, locked now, those that still plan in one of these zones."""
+    lifecycle.lock(connection, ids)
+    which = f"id {bulk.among(connection)}"
+    return _dependent(connection, zones, which, {"ids": bulk.ids(connection, ids)}, [])
+
+
+def _dependent(
+    connection: Connection, zones: Iterable[str], which: str, limits: dict[str, Any], typed: list[Any]
+) -> list[Dependent]:
+    postgres = bulk.is_postgres(connection)
     statement = DEPENDENT.format(
         zone="schedule->>'timezone'" if postgres else "json_extract(schedule, '$.timezone')",
         schedule="CAST(schedule AS text)" if postgres else "schedule",
-        bound="AND id <= :end" if end else "",
+        which=which,
         among="= ANY(:zones)" if postgres else "IN (SELECT value FROM json_each(:zones))",
     )
     found = connection.execute(
         text(statement)
-        .bindparams(*(bindparam(name, type_=Id) for name in (["after", "end"] if end else ["after"])))
+        .bindparams(*typed)
         .columns(id=Id, anchor=Instant, planned_until=Instant, next_at=Instant),
-        {"after": after, "zones": list(zones) if postgres else json.dumps(list(zones))}
-        | ({"end": end} if end else {}),
+        limits | {"zones": list(zones) if postgres else json.dumps(list(zones))},
     )
-    return [Dependent(*row) for row in found], end
+    return [Dependent(*row) for row in found]
 
 
 AHEAD = f"""
@@ -128,3 +144,43 @@ def ahead(connection: Connection, ids: Sequence[str], now: datetime) -> dict[str
         for row in connection.execute(statement, parameters):
             found.setdefault(row.trigger_id, set()).add(row.scheduled_for)
     return found
+
+
+DROP = f"""
+DELETE FROM events
+WHERE trigger_id {{ids}} AND recheck_at IS NOT NULL AND status = 'pending' AND attempt = 0
+  AND {one_of("source", PLANNED)} AND scheduled_for > :now
+RETURNING trigger_id, coalesced
+"""
+
+
+def drop_planned(connection: Connection, ids: Sequence[str], now: datetime) -> Counter[str]:
+    """Remove what is planned for later than `now` and never started; how many occurrences of each."""
+    statement = bulk.sql(connection, DROP).columns(trigger_id=Id)
+    parameters = bulk.instants(connection, {"now": now}) | {"ids": bulk.ids(connection, ids)}
+    gone: Counter[str] = Counter()
+    for row in connection.execute(statement, parameters):
+        gone[row.trigger_id] += row.coalesced
+    return gone
+
+
+MOVE_COLUMNS = ("id", "next_at", "planned_count", "exhausted", "detail")
+MOVE = """
+UPDATE triggers SET planned_until = :now, next_at = r.next_at, planned_count = r.planned_count,
+       exhausted = r.exhausted, updated_at = :now
+FROM {rows} WHERE triggers.id = r.id
+"""
+RECORD = f"""
+INSERT INTO trigger_changes (trigger_id, change, effective_at, state, schedule, anchor, policy,
+                             planned_count, tzdata, detail)
+SELECT t.id, '{Change.REPLANNED}', :now, t.state, t.schedule, t.anchor, t.policy, t.planned_count,
+       :tzdata, r.detail
+FROM {{rows}} JOIN triggers t ON t.id = r.id
+"""
+
+
+def move(connection: Connection, rows: Sequence[Sequence[Any]], now: datetime, tzdata: str) -> None:
+    """Let these triggers plan anew from `now` on, and put it on record; rows are as `MOVE_COLUMNS`."""
+    if rows:
+        bulk.run(connection, MOVE, MOVE_COLUMNS, rows, now=now)
+        bulk.run(connection, RECORD, MOVE_COLUMNS, rows, now=now, tzdata=tzdata)

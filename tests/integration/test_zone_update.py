@@ -204,6 +204,16 @@ def test_max_runs_still_ends_the_plan(settled: World, files: Path) -> None:
     assert settled.offsets() == [0, HOUR]
 
 
+def test_an_occurrence_that_was_cancelled_ahead_still_counts(settled: World, files: Path) -> None:
+    settled.create(schedule=cron("1 13 * * *", max_runs=1))
+    settled.tick()
+    settled.change(Event, status="cancelled", reason="paused", finished_at=NOON, recheck_at=None)
+    updated(files, EARLIER)
+    look(settled)
+    assert (next_offset(settled), settled.trigger().exhausted) == (None, True)
+    assert settled.trigger().planned_count == 1
+
+
 def test_nothing_is_done_twice(settled: World, files: Path) -> None:
     settled.create(schedule=cron("0 15 * * *"))
     updated(files, LATER)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from itertools import groupby
 from math import ceil
+from operator import attrgetter
 from typing import Any
 
 from amqp.exceptions import ChannelError
@@ -29,6 +30,8 @@ MERGE_SECONDS = 0.25  # hints to tick are merged over this time
 
 NOT_FOUND = 404  # AMQP's code for a queue that is not there, which kombu uses for Redis, too
 
+KIND_AND_INSTANT = attrgetter("kind", "due_at")
+
 TICK = PREFIX + "execute_scheduled_triggers"
 DELIVER = PREFIX + "deliver"
 
@@ -43,7 +46,7 @@ def dispatch(app: Celery, hints: Sequence[Hint]) -> bool:
     """
     try:
         with app.producer_or_acquire() as producer:
-            for kind, of_kind in groupby(sorted(hints, key=lambda h: (h.kind, h.due_at)), lambda h: h.kind):
+            for kind, of_kind in groupby(sorted(hints, key=KIND_AND_INSTANT), attrgetter("kind")):
                 for chunk in chunks(list(of_kind)):
                     publish_chunk(app, producer, kind, chunk)
     except Exception as error:
@@ -54,19 +57,20 @@ def dispatch(app: Celery, hints: Sequence[Hint]) -> bool:
 
 def chunks(hints: Sequence[Hint]) -> list[Sequence[Hint]]:
     """The events of few triggers by their names, one message each; those of many in batches."""
-    by_name: dict[str, list[Hint]] = {}
-    for hint in hints:
-        by_name.setdefault(hint.name, []).append(hint)
+    if len(hints) <= MOST:
+        by_name: dict[str, list[Hint]] = {}
+        for hint in hints:
+            by_name.setdefault(hint.name, []).append(hint)
+        if len(by_name) <= NAMED:
+            return list(by_name.values())
     size = min(MOST, ceil(len(hints) / SPREAD))
-    if len(by_name) <= NAMED and len(hints) <= MOST:
-        return list(by_name.values())
     return [hints[i : i + size] for i in range(0, len(hints), size)]
 
 
 def publish_chunk(app: Celery, producer: Any, kind: str, chunk: Sequence[Hint]) -> None:
     """One message; what people see of it names the trigger."""
     batch = [
-        [due.isoformat(), [h.event_id for h in same]] for due, same in groupby(chunk, lambda h: h.due_at)
+        [due.isoformat(), [h.event_id for h in same]] for due, same in groupby(chunk, attrgetter("due_at"))
     ]
     shown = f"{chunk[0].name or chunk[0].event_id} at {chunk[0].due_at:%Y-%m-%dT%H:%M:%SZ}"
     if len(chunk) > 1:

@@ -95,13 +95,14 @@ def insert_events(
     """
     rows: list[tuple[Any, ...]] = []
     for new in events:
-        pairs = [(id_, trigger.id) for id_, trigger in zip(new.ids, new.triggers, strict=True)]
         values = event_values(new.planned, now, grace)
-        if len(pairs) < FEW:
-            rows += [pair + values for pair in pairs]
+        owners = [trigger.id for trigger in new.triggers]
+        if len(owners) < FEW:
+            rows += [(id_, owner, *values) for id_, owner in zip(new.ids, owners, strict=True)]
             continue
         shared = EVENT_COLUMNS[2:]
         statement = INSERT.format(values=", ".join(bulk.parameter(connection, column) for column in shared))
+        pairs = list(zip(new.ids, owners, strict=True))
         bulk.run(connection, statement, EVENT_COLUMNS[:2], pairs, **dict(zip(shared, values, strict=True)))
     if rows:
         own = INSERT.format(values=", ".join(f"r.{column}" for column in EVENT_COLUMNS[2:]))

@@ -179,11 +179,11 @@ def edit(connection: Connection, ref: str, document: TriggerDocument, now: Now) 
     if values["schedule"] == row["schedule"] and values["policy"] == row["policy"]:
         ahead = definitions.count_planned(connection, row["id"], at)
         record = {"planned_count": row["planned_count"] - ahead}
-        effective_at, unsent = at, 0
+        unsent = 0
     else:
         unsent = row["next_at"] is not None and row["next_at"] <= at  # and so no tick has seen it
         values |= replan(connection, row, values, at)
-        record, effective_at = {}, values["planned_until"]
+        record = {}
     if values["target_type"] != row["target_type"]:  # what waits was sent for the other kind
         unsent = definitions.look_now(connection, row["id"], at) or unsent
     values |= {"updated_at": at, "version": row["version"] + 1}
@@ -192,7 +192,7 @@ def edit(connection: Connection, ref: str, document: TriggerDocument, now: Now) 
     except IntegrityError:
         raise NameInUse([document.name]) from None
     row |= values
-    definitions.append_change(connection, row | record, Change.EDITED, effective_at, tzdata.release())
+    definitions.append_change(connection, row | record, Change.EDITED, at, tzdata.release())
     return replace(told(row), next_at=at) if unsent else told(row)
 
 

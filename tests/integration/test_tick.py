@@ -565,7 +565,8 @@ def test_a_trigger_whose_schedule_raises_is_set_aside_and_the_others_go_on(world
     assert "Moon/Base" in row.schedule_error
     change = world.rows(TriggerChange)[-1]
     assert (change.trigger_id, change.change, change.state) == (row.id, "set_aside", "paused")
-    assert (change.effective_at, change.detail, change.tzdata) == (world.now, row.schedule_error, TZDATA)
+    assert (change.effective_at, change.detail) == (row.planned_until, row.schedule_error)
+    assert change.tzdata == TZDATA
 
 
 def test_a_trigger_that_was_set_aside_is_not_looked_at_again(world: World) -> None:

@@ -14,7 +14,7 @@ from triggers.store import bulk
 RECORD = """
 INSERT INTO trigger_changes (trigger_id, change, effective_at, state, schedule, anchor, policy,
                              planned_count, tzdata, detail)
-SELECT id, :change, :now, state, schedule, anchor, policy, planned_count, :tzdata, {detail}
+SELECT id, :change, {at}, state, schedule, anchor, policy, planned_count, :tzdata, {detail}
 FROM triggers WHERE id {{ids}}
 """
 
@@ -25,13 +25,17 @@ def record(
     change: Change,
     now: datetime,
     tzdata: str,
+    *,
+    at: str = ":now",
     detail: str = "NULL",
 ) -> None:
-    """Append what these triggers are now to the log of changes. `detail` is a column or NULL."""
+    """Append what these triggers are now to the log of changes. `at` and `detail` are SQL."""
+    parameters = {"change": str(change), "now": now, "tzdata": tzdata}
+    if at != ":now":
+        del parameters["now"]
     connection.execute(
-        bulk.sql(connection, RECORD.format(detail=detail)),
-        bulk.instants(connection, {"change": str(change), "now": now, "tzdata": tzdata})
-        | {"ids": bulk.ids(connection, ids)},
+        bulk.sql(connection, RECORD.format(at=at, detail=detail)),
+        bulk.instants(connection, parameters) | {"ids": bulk.ids(connection, ids)},
     )
 
 
@@ -66,15 +70,19 @@ UPDATE triggers SET state = 'paused', next_at = NULL, exhausted = false, schedul
        updated_at = :now
 WHERE id = :id
 """
+SET_ASIDE_RECORD = {"at": "planned_until", "detail": "schedule_error"}
 
 
 def set_aside(connection: Connection, trigger_id: str, error: str, now: datetime, tzdata: str) -> None:
-    """Pause a trigger whose schedule raised, with the error on record: it must not stop the tick."""
+    """Pause a trigger whose schedule raised, with the error on record: it must not stop the tick.
+
+    What is planned already goes on, so the pause begins behind that.
+    """
     connection.execute(
         text(SET_ASIDE).bindparams(bindparam("id", type_=Id), bindparam("now", type_=Instant)),
         {"id": trigger_id, "error": error, "now": now},
     )
-    record(connection, [trigger_id], Change.SET_ASIDE, now, tzdata, "schedule_error")
+    record(connection, [trigger_id], Change.SET_ASIDE, now, tzdata, **SET_ASIDE_RECORD)
 
 
 FAILED = """

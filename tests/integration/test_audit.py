@@ -1,0 +1,448 @@
+"""The audit of what the product itself recorded: clean whatever it did, and changes by hand are found."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import delete, text, update
+
+from models import Attempt, Event, PurgedEvents, Trigger, TriggerChange
+from tests.integration import test_tick
+from tests.integration.test_tick import FAILED, HTTP, LOG, NOON, SUCCEEDED, TZDATA, World, every, seconds
+from triggers import manage
+from triggers.audit.records import Report
+from triggers.audit.run import audit
+from triggers.definition import parse_trigger
+from triggers.errors import Conflict, NotFound
+from triggers.retention import Ages, update_event_states
+from triggers.targets import Outcome
+
+reused_postgres_url = test_tick.reused_postgres_url
+emptied_postgres_url = test_tick.emptied_postgres_url
+world = test_tick.world
+
+HOUR = timedelta(hours=1)
+PATIENCE = seconds(150)
+AGES = Ages(active=2 * HOUR, archived=48 * HOUR, failed=720 * HOUR)
+KEPT_SHORTLY = Ages(active=seconds(60), archived=seconds(300), failed=seconds(600))
+
+
+def audited(
+    world: World,
+    since: datetime | None = NOON - HOUR,
+    until: datetime | None = None,
+    trigger: str | None = None,
+    ages: Ages = AGES,
+) -> Report:
+    trigger_id = world.trigger(trigger).id if trigger else None
+    report = audit(
+        world.database, since, until, trigger_id,
+        patience=PATIENCE, archive_after=ages.active, tzdata=TZDATA,
+    )[1]  # fmt: skip
+    return report
+
+
+def counts(report: Report) -> dict[str, int]:
+    return {name: count for name, count in report.document().items() if count}
+
+
+def codes(report: Report) -> list[str]:
+    return [str(finding.code) for finding in report.findings]
+
+
+def work(world: World, outcome: Outcome = SUCCEEDED) -> None:
+    """What is due is started and ends."""
+    world.finish(outcome, *world.start())
+
+
+@pytest.fixture
+def minute(world: World) -> World:
+    """A trigger, each of whose seven events succeeded at its instant."""
+    world.create(target=HTTP)
+    world.tick(horizon=60)
+    for offset in range(0, 61, 10):
+        world.now = NOON + seconds(offset)
+        work(world)
+    world.now = NOON + seconds(65)
+    world.tick(horizon=0)
+    return world
+
+
+# ------------------------------------------------------------------------------- the product by itself
+
+POLICIES = [(misfire, overlap) for misfire in ("skip", "fire_once", "fire_all") for overlap in
+            ("allow", "skip", "queue")]  # fmt: skip
+
+
+class Life:
+    """Users, ticks and workers that do what chance has them do, for some hours."""
+
+    def __init__(self, world: World, seed: int, misfire: str, overlap: str) -> None:
+        self.world = world
+        self.chance = random.Random(seed)
+        self.policy = {"misfire": misfire, "overlap": overlap, "misfire_grace_seconds": 20}
+        self.names: list[str] = []
+        self.running: list[Any] = []
+
+    def document(self, name: str) -> dict[str, Any]:
+        chance, now = self.chance, self.world.now
+        jitter = chance.choice([0, 0, 5, 30])
+        bounds: dict[str, Any] = {
+            "max_runs": chance.choice([None, None, 3, 20]),
+            "jitter_seconds": jitter,
+            "end_time": chance.choice([None, (now + seconds(chance.randint(30, 900))).isoformat()]),
+        }
+        schedule: dict[str, Any] = chance.choice(
+            [
+                {"type": "interval", "every_seconds": chance.choice([7, 10, 60]), **bounds},
+                {"type": "cron", "cron": chance.choice(["* * * * *", "*/5 * * * *"]), **bounds,
+                 "timezone": "Europe/Berlin", "end_time": None},
+                {"type": "once", "at": chance.choice(["now", (now + seconds(45)).isoformat(),
+                                                      (now - seconds(12)).isoformat()])},
+                {"type": "manual"},
+            ]
+        )  # fmt: skip
+        policy = self.policy | {
+            "catchup_window_seconds": chance.choice([0, 100, 86_400]),
+            "misfire": chance.choice([self.policy["misfire"]] * 4 + ["skip", "fire_once", "fire_all"]),
+            "pause_after_failures": chance.choice([None, None, 2]),
+        }
+        retry = {"max_attempts": chance.choice([1, 3]), "min_backoff_seconds": 5}
+        target = chance.choice([HTTP, HTTP, LOG])
+        return {"name": name, "schedule": schedule, "target": target, "policy": policy, "retry": retry}
+
+    def create(self) -> None:
+        name = f"t{len(self.names)}"
+        self.names.append(name)
+        given = self.document(name)
+        self.world.create(
+            name, given["schedule"], given["target"], policy=given["policy"], retry=given["retry"]
+        )
+
+    def change(self, verb: Callable[..., Any]) -> None:
+        with suppress(Conflict, NotFound), self.world.database.write() as connection:
+            verb(connection, self.chance.choice(self.names), self.world.database.now)
+
+    def edit(self) -> None:
+        name = self.chance.choice(self.names)
+        given = self.document(name)
+        with suppress(Conflict, NotFound), self.world.database.write() as connection:
+            before = manage.lock(connection, name, self.world.now)[0]
+            for part in self.chance.sample(["schedule", "policy", "target"], self.chance.randint(0, 2)):
+                given[part] = before[part]
+            document = parse_trigger(given, test_tick.SETTINGS, self.world.now, before["schedule"])
+            manage.edit(connection, name, document, self.world.database.now)
+
+    def fire(self) -> None:
+        with self.world.database.write() as connection, suppress(NotFound):
+            manage.fire(connection, self.chance.choice(self.names), self.world.database.now)
+
+    def begin(self) -> None:
+        for kind in ("http", "log"):
+            self.running += self.world.start(kind=kind)
+
+    def end(self) -> None:
+        """Some attempts end, well or badly; some never do."""
+        for job in self.chance.sample(self.running, self.chance.randint(0, len(self.running))):
+            self.running.remove(job)
+            if self.chance.random() < 0.95:
+                self.world.finish(self.chance.choice([SUCCEEDED, SUCCEEDED, FAILED]), job)
+
+    def wait(self, longest: float) -> None:
+        self.world.now += seconds(round(self.chance.uniform(0, longest), self.chance.choice([0, 6])))
+
+    def step(self) -> None:
+        chance = self.chance
+        roll = chance.random()
+        if roll < 0.1 and len(self.names) < 12:
+            self.create()
+        elif roll < 0.4 and self.names:
+            chance.choice([
+                lambda: self.change(manage.pause), lambda: self.change(manage.pause),
+                lambda: self.change(manage.resume), lambda: self.change(manage.resume),
+                lambda: self.change(manage.delete) if chance.random() < 0.3 else None,
+                self.edit, self.edit, self.fire,
+            ])()  # fmt: skip
+        elif roll < 0.7:
+            self.world.tick(horizon=chance.choice([0, 30, 90]))
+        elif roll < 0.95:
+            self.begin()
+            self.wait(3)
+            self.end()
+        self.wait(600 if chance.random() < 0.03 else 15)
+
+    def settle(self) -> None:
+        """Everything runs again, until nothing is behind."""
+        for _ in range(12):
+            self.wait(20)
+            self.world.tick()
+            self.begin()
+            self.world.finish(SUCCEEDED, *self.running)
+            self.running = []
+
+
+@pytest.mark.parametrize(("misfire", "overlap"), POLICIES)
+def test_whatever_users_and_outages_did_the_audit_is_clean(world: World, misfire: str, overlap: str) -> None:
+    life = Life(world, hash_of(misfire, overlap), misfire, overlap)
+    life.create()
+    for number in range(160):
+        life.step()
+        if number % 40 == 39:
+            clean_now(world)
+    life.settle()
+    clean_now(world)
+    assert audited(world).recorded > 20
+
+
+def hash_of(*words: str) -> int:
+    """A seed for these words, the same in every process."""
+    return int.from_bytes("".join(words).encode()) % 1_000_003
+
+
+def clean_now(world: World, ages: Ages = AGES) -> None:
+    """Nothing but lateness may be found while ticks and workers are away."""
+    report = audited(world, ages=ages)
+    wrong = [finding for finding in report.findings if finding.kind != "overdue"]
+    assert wrong == []
+    whole = report.document()
+    assert whole["expected"] >= whole["recorded"] + whole["purged"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_audit_is_clean_over_what_was_purged(world: World, seed: int) -> None:
+    life = Life(world, seed, "fire_once", "allow")
+    life.create()
+    for number in range(120):
+        life.step()
+        if number % 10 == 9:
+            update_event_states(world.database, KEPT_SHORTLY)
+            clean_now(world, KEPT_SHORTLY)
+    life.settle()
+    world.now += seconds(400)
+    update_event_states(world.database, KEPT_SHORTLY)
+    world.now += seconds(400)
+    update_event_states(world.database, KEPT_SHORTLY)
+    report = audited(world, ages=KEPT_SHORTLY)
+    assert [finding for finding in report.findings if finding.kind != "overdue"] == []
+    assert report.purged > 20
+
+
+# ----------------------------------------------------------------------------------- changes by hand
+
+
+def test_a_clean_minute(minute: World) -> None:
+    assert counts(audited(minute)) == {"expected": 7, "recorded": 7}
+    assert counts(audited(minute, NOON + seconds(10), NOON + seconds(40))) == {"expected": 3, "recorded": 3}
+    assert audited(minute, None, NOON).expected == 0
+
+
+def one_event(world: World, number: int) -> str:
+    return str(world.ids()[number])
+
+
+@pytest.mark.parametrize("number", range(7))
+def test_a_row_that_is_deleted_is_missing(minute: World, number: int) -> None:
+    with minute.database.write() as connection:
+        connection.execute(delete(Event).where(Event.id == one_event(minute, number)))
+    report = audited(minute)
+    assert counts(report) == {"expected": 7, "recorded": 6, "missing": 1}
+    assert report.findings[0].scheduled_for == NOON + seconds(10 * number)
+
+
+def test_a_row_that_is_shifted_is_missing_and_unexpected(minute: World) -> None:
+    moved = NOON + seconds(21)
+    instants = dict.fromkeys(
+        ("scheduled_for", "fire_at", "due_at", "started_at", "attempt_started_at"), moved
+    )
+    with minute.database.write() as connection:
+        where = Event.id == one_event(minute, 2)
+        connection.execute(update(Event).where(where).values(**instants, finished_at=moved))
+    assert counts(audited(minute)) == {"expected": 7, "recorded": 6, "missing": 1, "unexpected": 1}
+
+
+def test_a_row_that_is_doubled_behind_a_dropped_index_is_a_duplicate(world: World) -> None:
+    world.create(target=HTTP)
+    world.tick(horizon=0)
+    work(world)
+    columns = ", ".join(column.name for column in Event.__table__.columns if column.name != "id")
+    with world.database.write() as connection:
+        connection.execute(text("DROP INDEX uq_events_occurrence"))
+        copy = f"INSERT INTO events (id, {columns}) SELECT :id, {columns} FROM events"
+        if world.database.is_postgres:
+            copy = copy.replace(":id", "CAST(:id AS uuid)")
+        connection.execute(text(copy), {"id": "018f0000-0000-7000-8000-000000000001"})
+    try:
+        assert counts(audited(world, NOON, NOON + INSTANT)) == {"expected": 1, "recorded": 1, "duplicate": 1}
+    finally:
+        with world.database.write() as connection:
+            connection.execute(delete(Event))
+            where = "WHERE source IN ('schedule', 'catchup')"
+            index = f"CREATE UNIQUE INDEX uq_events_occurrence ON events (scheduled_for, trigger_id) {where}"
+            connection.execute(text(index))
+
+
+INSTANT = timedelta(microseconds=1)
+
+
+@pytest.mark.parametrize(
+    ("values", "code"),
+    [
+        ({"started_at": NOON - seconds(1)}, "started_early"),
+        ({"finished_at": NOON - seconds(1)}, "finished_early"),
+        ({"state": "archived"}, "archived_early"),
+        ({"attempt": 2}, "attempts_incomplete"),
+        ({"status": "failed", "reason": "attempts"}, "attempts_incomplete"),
+        ({"source": "manual"}, "missing"),
+        ({"status": "pending", "finished_at": None, "recheck_at": NOON}, "attempts_incomplete"),
+        ({"status": "running", "finished_at": None, "recheck_at": NOON, "lease_until": NOON}, "lease_over"),
+        ({"coalesced": 2, "coalesced_from": NOON - seconds(10)}, "coalesced_from"),
+    ],
+)
+def test_a_record_that_is_changed_is_found(world: World, values: dict[str, Any], code: str) -> None:
+    """Where the database's own constraints let it be changed at all."""
+    world.create(target=HTTP)
+    world.tick(horizon=0)
+    work(world)
+    world.now += seconds(600)
+    world.tick(horizon=0)
+    if "started_at" in values:
+        with world.database.write() as connection:
+            if world.database.is_postgres:
+                return  # its CHECK refuses this, and does not go away without the table's owner
+            connection.execute(text("PRAGMA ignore_check_constraints = ON"))
+            connection.execute(update(Event).where(Event.scheduled_for == NOON).values(**values))
+            connection.execute(text("PRAGMA ignore_check_constraints = OFF"))
+    else:
+        with world.database.write() as connection:
+            connection.execute(update(Event).where(Event.scheduled_for == NOON).values(**values))
+    assert code in codes(audited(world, NOON, NOON + seconds(5)))
+
+
+def test_attempts_that_are_deleted_are_missed(world: World) -> None:
+    world.create(schedule=every(3600), target=HTTP, retry={"max_attempts": 3, "min_backoff_seconds": 1})
+    world.tick(horizon=0)
+    for outcome in (FAILED, FAILED, SUCCEEDED):
+        work(world, outcome)
+        world.now += seconds(30)
+    assert audited(world).ok
+    with world.database.write() as connection:
+        connection.execute(delete(Attempt).where(Attempt.attempt == 1))
+    assert codes(audited(world)) == ["attempts_incomplete"]
+
+
+def test_a_trigger_that_is_changed_without_its_log_is_found(minute: World) -> None:
+    minute.change(Trigger, schedule=every(20))
+    assert codes(audited(minute)) == ["not_on_record"]
+
+
+def test_a_log_that_is_changed_contradicts_the_events(minute: World) -> None:
+    minute.change(TriggerChange, effective_at=NOON + seconds(30))
+    assert set(codes(audited(minute))) == {"before_creation"}
+    minute.change(TriggerChange, effective_at=NOON - seconds(10))
+    assert codes(audited(minute)) == []  # no occurrence lies there, so nothing speaks against it
+    with minute.database.write() as connection:
+        connection.execute(delete(TriggerChange))
+    assert "log_broken" in codes(audited(minute))
+
+
+def test_a_deletion_among_purged_events_is_found_by_count(minute: World) -> None:
+    with minute.database.write() as connection:
+        connection.execute(delete(Event).where(Event.id == one_event(minute, 3)))
+    minute.now = NOON + 60 * HOUR
+    minute.tick(horizon=0)
+    assert update_event_states(minute.database, AGES)["deleted"] == 6
+    report = audited(minute, NOON, NOON + seconds(61))
+    assert counts(report) == {"expected": 7, "purged": 6, "missing": 1}
+    assert codes(report) == ["purge_short"]
+    minute.change(PurgedEvents, occurrences=8)
+    assert codes(audited(minute, NOON, NOON + seconds(61))) == ["purge_surplus"]
+    minute.change(PurgedEvents, occurrences=7)  # who writes both, and right, is not found
+    assert audited(minute, NOON, NOON + seconds(61)).ok
+
+
+def test_deleted_triggers_and_those_of_other_names_are_told_apart(world: World) -> None:
+    world.create()
+    world.tick(horizon=20)
+    world.delete()
+    world.create("t2")
+    world.tick(horizon=20)
+    world.now += seconds(5)
+    report = audited(world)
+    assert (report.triggers, report.ok) == (2, True)
+    assert audited(world, trigger="t2").triggers == 1
+
+
+def test_why_a_trigger_did_not_run_is_told_when_asked_for_it_alone(world: World) -> None:
+    world.create(policy={"misfire": "skip"})
+    with world.database.write() as connection:
+        manage.pause(connection, "t", NOON + seconds(15))
+        manage.resume(connection, "t", NOON + seconds(45))
+    world.now += seconds(200)
+    world.tick(horizon=0)
+    report = audited(world, trigger="t")
+    told = [(note.code, note.occurrences) for note in report.notes]
+    assert told == [("paused", 2), ("misfire", 9), ("paused", 3)]
+    assert audited(world).notes == []
+
+
+def test_utc_is_what_is_told(minute: World) -> None:
+    minute.change(Event, state="archived")
+    finding = audited(minute).findings[0]
+    assert finding.scheduled_for is not None
+    assert finding.scheduled_for.astimezone(UTC) == NOON
+
+
+# --------------------------------------------------------------------- what the log of changes must say
+
+
+def test_an_edit_to_a_once_that_lies_back_ends_the_old_schedule_when_it_was_made(world: World) -> None:
+    world.create(target=HTTP)
+    world.tick(horizon=60)
+    for offset in (0, 10, 20):
+        world.now = NOON + seconds(offset)
+        work(world)
+    world.now = NOON + seconds(25)
+    once = {"type": "once", "at": (NOON + seconds(5)).isoformat()}
+    document = {"name": "t", "schedule": once, "target": HTTP}
+    with world.database.write() as connection:
+        edited = parse_trigger(document, test_tick.SETTINGS, world.now)
+        manage.edit(connection, "t", edited, world.now)
+    world.tick()
+    work(world)
+    assert world.offsets() == [0, 5, 10, 20]
+    assert counts(audited(world, until=NOON + HOUR)) == {"expected": 4, "recorded": 4}
+
+
+def test_what_was_planned_ahead_of_a_trigger_that_is_set_aside_is_expected(world: World) -> None:
+    world.create(target=HTTP)
+    world.tick(horizon=30)
+    test_tick.break_schedule(world, "t")
+    world.now += seconds(20)
+    world.tick(horizon=30)
+    assert world.changes() == ["created", "set_aside"]
+    for offset in (20, 30):
+        world.now = NOON + seconds(offset)
+        work(world)
+    world.now = NOON + seconds(300)
+    assert counts(audited(world)) == {"expected": 4, "recorded": 4}
+
+
+def test_a_pause_after_failures_spares_what_began_while_it_waited_for_its_trigger(world: World) -> None:
+    """The instant of a finish is read before the trigger's lock is had, for which it may wait."""
+    world.create(target=HTTP, policy={"pause_after_failures": 1}, retry={"max_attempts": 1})
+    world.tick(horizon=30)
+    (first,) = world.start()
+    noted = world.now = NOON + seconds(9.99)
+    world.now = NOON + seconds(10)
+    (second,) = world.start()
+    world.now = noted
+    world.finish(FAILED, first)
+    world.now = NOON + seconds(10.5)
+    world.finish(SUCCEEDED, second)
+    assert world.changes() == ["created", "paused_after_failures"]
+    assert counts(audited(world)) == {"expected": 2, "recorded": 2}

@@ -1,0 +1,399 @@
+"""Holds the events of one trigger against the occurrences that its log of changes calls for. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from models.states import Change as Made
+from models.states import Source, Status
+from triggers.audit.lives import faults
+from triggers.audit.records import (
+    MOST_FINDINGS,
+    Code,
+    Finding,
+    Kind,
+    Note,
+    Purged,
+    Recorded,
+    Report,
+    Span,
+    Subject,
+)
+from triggers.audit.timeline import (
+    INSTANT,
+    Piece,
+    Timeline,
+    ends_at,
+    idle_code,
+    in_words,
+    plans,
+    same_json,
+    understood,
+    zone_of,
+)
+from triggers.rules import Run
+from triggers.schedule import fire_at
+
+NEVER_RAN = (Status.SKIPPED, Status.CANCELLED)
+UNFINISHED = (Status.PENDING, Status.RUNNING)
+
+Beyond = Callable[[], Recorded | None]
+
+
+@dataclass(slots=True)
+class Stretch:
+    """A stretch [first, last] in which events of a trigger were purged, which stood for `occurrences`.
+
+    `gaps` are its occurrences without an event, `inside` those of them that lie in the audited span.
+    """
+
+    first: datetime
+    last: datetime
+    occurrences: int
+    gaps: int = 0
+    inside: int = 0
+
+
+def stretches(purged: Iterable[Purged]) -> list[Stretch]:
+    """The account by stretches: its months, put together where a run of occurrences reaches over."""
+    found: list[Stretch] = []
+    months: dict[object, Stretch] = {}
+    for line in purged:
+        known = months.setdefault(line.month, Stretch(line.first, line.last, 0))
+        known.first, known.last = min(known.first, line.first), max(known.last, line.last)
+        known.occurrences += line.occurrences
+    for one in sorted(months.values(), key=lambda stretch: stretch.first):
+        if found and one.first <= found[-1].last:
+            found[-1].last = max(found[-1].last, one.last)
+            found[-1].occurrences += one.occurrences
+        else:
+            found.append(one)
+    return [one for one in found if one.occurrences]
+
+
+def touched(subject: Subject, span: Span) -> list[Stretch]:
+    """The stretches with purged events that the span reaches into."""
+    return [one for one in stretches(subject.purged) if one.first < span.until and one.last >= span.since]
+
+
+def reach(subject: Subject, span: Span) -> tuple[datetime, datetime]:
+    """The events that the check needs: `scheduled_for` from the first instant, up to the last, exclusive.
+
+    More than the span where events were purged: that account is by stretches, and is held against whole ones.
+    """
+    found = touched(subject, span)
+    since = min([span.since, *(one.first for one in found)])
+    return since, max([span.until, *(one.last + INSTANT for one in found)])
+
+
+def check(
+    subject: Subject, events: Iterable[Recorded], span: Span, report: Report, beyond: Beyond | None = None
+) -> None:
+    """Add one trigger to the report.
+
+    `events` are those of `reach`, ordered by `scheduled_for`. `beyond` gives the first planned event after
+    them, which may cover occurrences of the span; it is only asked when some have no event.
+    """
+    Check(subject, span, report).check(events, beyond)
+
+
+class Check:
+    """One trigger's audit in the making: a cursor that moves forward over occurrences and events."""
+
+    def __init__(self, subject: Subject, span: Span, report: Report) -> None:
+        self.subject = subject
+        self.span = span
+        self.report = report
+        self.stretches = touched(subject, span)
+        since, until = reach(subject, span)
+        self.timeline = Timeline(subject.changes, max(until, span.now))
+        self.cursor = since - INSTANT  # every occurrence up to here is judged
+        self.last = until - INSTANT
+        self.inside_after = span.since - INSTANT
+        self.inside_until = span.until - INSTANT
+        self.latest: Recorded | None = None  # the planned event before
+        # What a trigger that plans has not reached yet has no event; all else must have one.
+        planning = subject.state == "active" and not subject.deleted
+        self.planned_until = subject.planned_until if planning else None
+
+    def check(self, events: Iterable[Recorded], beyond: Beyond | None) -> None:
+        """The trigger, its events in order, what is left, and in the end the stretches of purged events."""
+        self.report.triggers += 1
+        self.on_record()
+        for event in events:
+            self.take(event)
+        if beyond is not None and self.lacks(self.cursor, self.last) and (next_ := beyond()) is not None:
+            self.take(next_)
+        self.gap(self.cursor, self.last)
+        for stretch in self.stretches:
+            self.settle(stretch)
+        self.idle()
+
+    # ------------------------------------------------------------------------------------- the trigger
+
+    def on_record(self) -> None:
+        """The log must begin with a creation, end with a deletion, and say what the trigger is."""
+        changes, subject = self.subject.changes, self.subject
+        if not changes or changes[0].change != Made.CREATED:
+            self.wrong(Code.LOG_BROKEN, "the log of changes does not begin with its creation")
+        if any(change.change == Made.DELETED for change in changes[:-1]):
+            self.wrong(Code.LOG_BROKEN, "the log of changes goes on after a deletion")
+        if not changes:
+            return
+        final = changes[-1]
+        same = (
+            final.state == subject.state
+            and (final.change == Made.DELETED) == subject.deleted
+            and final.anchor == subject.anchor
+            and same_json(final.schedule, subject.schedule)
+            and same_json(final.policy, subject.policy)
+        )
+        if not same:
+            self.wrong(Code.NOT_ON_RECORD, "the trigger is not what its log of changes says")
+        for piece in self.timeline.pieces:
+            if piece.schedule is None and self.clip(piece.after, piece.until) is not None:
+                self.wrong(Code.UNREADABLE, f"its schedule since {piece.after} cannot be read any more")
+
+    def wrong(self, code: Code, text: str) -> None:
+        """A finding about the trigger itself."""
+        self.tell(Kind.UNEXPECTED, code, None, text)
+
+    # ---------------------------------------------------------------------------------------- an event
+
+    def take(self, event: Recorded) -> None:
+        """Judge what comes before an event, then the event."""
+        at = event.scheduled_for
+        inside = self.inside_after < at <= self.inside_until
+        if inside and event.status in UNFINISHED:
+            self.report.unfinished += 1
+        kinds: set[Kind] = set()
+        if inside:
+            for fault in faults(event, self.subject, self.span):
+                self.tell(fault.kind, fault.code, event, fault.text, counts=fault.kind not in kinds)
+                kinds.add(fault.kind)
+        if event.source == Source.MANUAL:
+            return
+        if event.source == Source.BACKFILL:
+            self.backfilled(event)
+        elif event.coalesced == 1 and event.coalesced_from is None and self.timeline.after(self.cursor) == at:
+            self.cursor = at  # the occurrence that comes next: so it is nearly always
+            self.latest = event
+            if inside:
+                self.has(event, 1, at)
+                self.judge_jitter(event, kinds)
+        else:
+            self.place(event, inside, kinds)
+
+    def place(self, event: Recorded, inside: bool, kinds: set[Kind]) -> None:
+        """An event that is not simply the next occurrence: after a gap, a run of them, or a wrong one."""
+        at, first = event.scheduled_for, event.coalesced_from or event.scheduled_for
+        if self.latest is not None and at <= self.latest.scheduled_for:
+            if inside:
+                self.tell(Kind.DUPLICATE, Code.DOUBLED, event, f"so is event {self.latest.id}")
+            return
+        overlaps = self.latest is not None and first <= self.latest.scheduled_for
+        self.gap(self.cursor, first - INSTANT)
+        run = self.timeline.run(first - INSTANT, at)
+        reaches = self.clip(first - INSTANT, at) is not None
+        new = self.timeline.run(max(self.cursor, first - INSTANT), at)
+        self.cursor = at
+        if new is not None and (piece := self.clip(new.first - INSTANT, new.last)) is not None:
+            covered = self.timeline.run(*piece)
+            self.has(event, covered.count if covered else 0, new.first)
+        if overlaps and reaches and self.latest is not None:
+            text = f"covers occurrences since {first}, of which event {self.latest.id} has some"
+            self.tell(Kind.DUPLICATE, Code.COVERED_TWICE, event, text)
+        self.latest = event
+        if inside:
+            self.judge_run(event, run, first, kinds)
+
+    def judge_run(self, event: Recorded, run: Run | None, first: datetime, kinds: set[Kind]) -> None:
+        """Whether an event stands for an occurrence, and a run of them for all that it says."""
+        if run is None or run.last != event.scheduled_for:
+            if (piece := self.timeline.at(event.scheduled_for)) is not None and piece.schedule is None:
+                return
+            code, text = self.timeline.why_not(event.scheduled_for)
+            self.unexpected(event, code, text + self.doubt(event.scheduled_for), kinds)
+            return
+        self.judge_jitter(event, kinds)
+        if run.first != first:
+            text = f"coalesced_from is {first}, the first occurrence from there is {run.first}"
+            self.unexpected(event, Code.COALESCED_FROM, text + self.doubt(first), kinds)
+        if run.count != event.coalesced:
+            text = f"covers {event.coalesced}, but the schedule has {run.count} from {first}"
+            self.unexpected(event, Code.COALESCED_COUNT, text + self.doubt(first), kinds)
+
+    def judge_jitter(self, event: Recorded, kinds: set[Kind]) -> None:
+        """Whether it fires at its own part of the jitter."""
+        at, fires = event.scheduled_for, event.fire_at
+        piece = self.timeline.at(at)
+        jitters = piece.jitters if piece is not None else (0,)
+        if fires == at and (0 in jitters or (event.attempt == 0 and event.status in NEVER_RAN)):
+            return
+        if fires not in [fire_at(self.subject.id, at, jitter) for jitter in jitters]:
+            self.unexpected(
+                event, Code.JITTER, f"fires at {fires}, which is not its part of the jitter", kinds
+            )
+
+    def backfilled(self, event: Recorded) -> None:
+        """An event that an operator asked for serves an occurrence that has no other."""
+        if self.timeline.run(event.scheduled_for - INSTANT, event.scheduled_for) is None:
+            return
+        if event.scheduled_for <= self.cursor:
+            return
+        self.gap(self.cursor, event.scheduled_for - INSTANT)
+        self.cursor = event.scheduled_for
+        if self.inside_after < event.scheduled_for <= self.inside_until:
+            self.has(event, 1, event.scheduled_for)
+
+    def has(self, event: Recorded, occurrences: int, first: datetime) -> None:
+        """These occurrences of the span belong to this event."""
+        self.report.expected += occurrences
+        self.report.recorded += occurrences
+        if event.status in NEVER_RAN:
+            text = f"{event.status}, {event.reason}"
+            self.report.idle(Note(str(event.reason), first, event.scheduled_for, occurrences, text, event.id))
+        elif event.coalesced > 1 and occurrences > 1:
+            text = f"covered by the event of {event.scheduled_for}"
+            self.report.idle(
+                Note(Code.COALESCED, first, event.scheduled_for, occurrences - 1, text, event.id)
+            )
+
+    # ----------------------------------------------------------------------------------------- the gaps
+
+    def lacks(self, after: datetime, until: datetime) -> bool:
+        """Whether occurrences in (after, until] must have an event, and none has come for them yet."""
+        if self.planned_until is not None:
+            until = min(until, self.planned_until)
+        return after < until and self.timeline.run(after, until) is not None
+
+    def gap(self, after: datetime, until: datetime) -> None:
+        """Judge the occurrences in (after, until], which have no event."""
+        if after >= until or (run := self.timeline.run(after, until)) is None:
+            return
+        after, until = run.first - INSTANT, run.last
+        if self.planned_until is not None and until > self.planned_until:
+            self.unplanned(max(after, self.planned_until), until)
+            until = self.planned_until
+        for stretch in self.stretches:
+            low, high = max(after, stretch.first - INSTANT), min(until, stretch.last)
+            if low >= high:
+                continue
+            self.missing(after, low)
+            stretch.gaps += self.count(low, high)
+            if (piece := self.clip(low, high)) is not None:
+                stretch.inside += self.count(*piece)
+            after = high
+        self.missing(after, until)
+
+    def missing(self, after: datetime, until: datetime) -> None:
+        """Tell that these occurrences have no event: one by one, and the rest of many together."""
+        self.lost(after, until, Kind.MISSING, Code.MISSING, "planned, and no event has it")
+
+    def unplanned(self, after: datetime, until: datetime) -> None:
+        """No tick has come to these yet; which is in order while they are near."""
+        until = min(until, self.span.now - self.span.patience - INSTANT)
+        self.lost(after, until, Kind.OVERDUE, Code.NOT_PLANNED, "due, and no tick has planned it")
+
+    def lost(self, after: datetime, until: datetime, kind: Kind, code: Code, text: str) -> None:
+        piece = self.clip(after, until)
+        run = self.timeline.run(*piece) if piece is not None else None
+        if run is None:
+            return
+        self.report.expected += run.count
+        text += self.doubt(run.first)
+        instant, left = run.first, run.count
+        while left and len(self.report.findings) < MOST_FINDINGS:
+            self.tell(kind, code, None, text, at=instant)
+            left -= 1
+            if left:
+                following = self.timeline.run(instant, run.last)
+                assert following is not None
+                instant = following.first
+        if left:
+            self.report.counts[kind] += left
+            self.report.left_out += left
+
+    def settle(self, stretch: Stretch) -> None:
+        """Hold the occurrences without event against the account of what was purged there."""
+        short = max(0, stretch.gaps - stretch.occurrences)
+        where = f"between {stretch.first} and {stretch.last}"
+        missing = min(short, stretch.inside)
+        self.report.expected += stretch.inside
+        self.report.purged += stretch.inside - missing
+        if missing:
+            text = (
+                f"{stretch.gaps} occurrences {where} have no event, and the purged ones stood for"
+                f" {stretch.occurrences}: {short} are missing, which ones cannot be told"
+            )
+            finding = self.finding(Kind.MISSING, Code.PURGE_SHORT, None, text, stretch.first)
+            self.report.add(finding._replace(occurrences=missing))
+        if stretch.occurrences > stretch.gaps:
+            text = f"{stretch.occurrences} occurrences {where} were purged, but {stretch.gaps} have no event"
+            self.wrong(Code.PURGE_SURPLUS, text + self.doubt(stretch.first))
+
+    # ------------------------------------------------------------------------------------- in good order
+
+    def idle(self) -> None:
+        """Say for how many occurrences the trigger was not there: only for people who ask."""
+        if not self.report.explain:
+            return
+        for index, change in enumerate(self.subject.changes):
+            schedule = understood(change)
+            if plans(change) or change.change == Made.COMPLETED or schedule is None:
+                continue
+            until = min(ends_at(self.subject.changes, index), self.span.now)
+            piece = self.clip(change.effective_at, until)
+            run = Piece(*piece, schedule, change).run(*piece) if piece is not None else None
+            if run is not None:
+                text = f"the trigger was {in_words(change)} since {change.effective_at}"
+                self.report.idle(Note(idle_code(change), run.first, run.last, run.count, text))
+
+    # ------------------------------------------------------------------------------------------- helpers
+
+    def clip(self, after: datetime, until: datetime) -> tuple[datetime, datetime] | None:
+        """The part of (after, until] that lies in the audited span."""
+        after, until = max(after, self.inside_after), min(until, self.inside_until)
+        return (after, until) if after < until else None
+
+    def count(self, after: datetime, until: datetime) -> int:
+        run = self.timeline.run(after, until)
+        return run.count if run else 0
+
+    def doubt(self, instant: datetime) -> str:
+        """What to consider when the rules of a zone have changed since."""
+        change = self.timeline.in_force(instant)
+        zone = zone_of(understood(change)) if change is not None else None
+        others = ({change.tzdata} | self.span.others) - {self.span.tzdata} if change is not None else set()
+        if zone is None or not others:
+            return ""
+        versions = ", ".join(sorted(others))
+        return (
+            f"; computed with tzdata {self.span.tzdata}, but planned under {versions}, too:"
+            f" the rules of {zone} may have changed"
+        )
+
+    def unexpected(self, event: Recorded, code: Code, text: str, kinds: set[Kind]) -> None:
+        """A finding about an event, which counts once however much is wrong with it."""
+        self.tell(Kind.UNEXPECTED, code, event, text, counts=Kind.UNEXPECTED not in kinds)
+        kinds.add(Kind.UNEXPECTED)
+
+    def tell(
+        self,
+        kind: Kind,
+        code: Code,
+        event: Recorded | None,
+        text: str,
+        counts: bool = True,
+        at: datetime | None = None,
+    ) -> None:
+        self.report.add(self.finding(kind, code, event, text, at), None if counts else 0)
+
+    def finding(
+        self, kind: Kind, code: Code, event: Recorded | None, text: str, at: datetime | None
+    ) -> Finding:
+        when = event.scheduled_for if event is not None else at
+        found = event.id if event is not None else None
+        return Finding(kind, code, self.subject.id, self.subject.name, when, text, found)

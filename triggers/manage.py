@@ -182,7 +182,8 @@ def edit(connection: Connection, ref: str, document: TriggerDocument, now: Now) 
         unsent = 0
     else:
         unsent = row["next_at"] is not None and row["next_at"] <= at  # and so no tick has seen it
-        values |= replan(connection, row, values, at)
+        planned, at = replan(connection, row, values, at)
+        values |= planned
         record = {}
     if values["target_type"] != row["target_type"]:  # what waits was sent for the other kind
         unsent = definitions.look_now(connection, row["id"], at) or unsent
@@ -207,7 +208,7 @@ def pause(connection: Connection, ref: str, now: Now, change: Change = Change.PA
         return told(row, changed=False)
     if row["state"] == TriggerState.COMPLETED:
         raise Conflict("the trigger is completed: there is nothing left to pause")
-    values = unplan(connection, row, at, Reason.PAUSED)
+    values, at = unplan(connection, row, at, Reason.PAUSED)
     cancelled = definitions.cancel_unstarted(connection, row["id"], at, Reason.PAUSED)
     report_cancelled(row, cancelled, Reason.PAUSED)
     return settle(connection, row, values | {"state": str(TriggerState.PAUSED)}, change, at)
@@ -221,7 +222,8 @@ def resume(connection: Connection, ref: str, now: Now) -> Changed:
     row, at = lock(connection, ref, now)
     if row["state"] == TriggerState.ACTIVE:
         return told(row, changed=False)
-    count = row["planned_count"] - definitions.drop_planned(connection, row["id"], at)
+    dropped, at = drop_later(connection, row, at)
+    count = row["planned_count"] - dropped
     try:
         cursor = plan_from(row["schedule"], row["anchor"], at, count)
     except InvalidSchedule as error:
@@ -238,7 +240,7 @@ def delete(connection: Connection, ref: str, now: Now) -> Changed:
     What runs finishes, without a retry. Raises NotFound.
     """
     row, at = lock(connection, ref, now)
-    values = unplan(connection, row, at, Reason.DELETED)
+    values, at = unplan(connection, row, at, Reason.DELETED)
     cancelled = definitions.cancel_pending(connection, row["id"], at, Reason.DELETED)
     report_cancelled(row, cancelled, Reason.DELETED)
     return settle(connection, row, values | {"deleted_at": at, "secret": None}, Change.DELETED, at)
@@ -301,9 +303,11 @@ def begin(schedule: Mapping[str, Any], anchor: datetime, after: datetime, now: d
 
 def replan(
     connection: Connection, row: Mapping[str, Any], values: Mapping[str, Any], at: datetime
-) -> dict[str, Any]:
-    """The columns of a trigger that plans by another schedule or policy from `at` on."""
-    count = catch_up(connection, row, at) - drop_planned(connection, row, at)
+) -> tuple[dict[str, Any], datetime]:
+    """The columns of a trigger that plans by another schedule or policy from `at` on, and that instant."""
+    count = catch_up(connection, row, at)
+    dropped, at = drop_later(connection, row, at)
+    count -= dropped
     if values["schedule"] == row["schedule"]:
         anchor, cursor = row["anchor"], plan_from(row["schedule"], row["anchor"], at, count)
     else:
@@ -314,7 +318,7 @@ def replan(
         state = str(TriggerState.ACTIVE)
     if state != TriggerState.ACTIVE:
         cursor = cursor._replace(next_at=None, exhausted=False)
-    return cursor._asdict() | {"anchor": anchor, "state": state, "schedule_error": None}
+    return cursor._asdict() | {"anchor": anchor, "state": state, "schedule_error": None}, at
 
 
 def catch_up(connection: Connection, row: Mapping[str, Any], at: datetime) -> int:
@@ -341,23 +345,32 @@ def plannable(row: Mapping[str, Any]) -> planning.Plannable:
     return planning.Plannable(**columns)
 
 
-def unplan(connection: Connection, row: Mapping[str, Any], at: datetime, reason: Reason) -> dict[str, Any]:
-    """Remove what is planned for later. The columns of a trigger that plans nothing from `at` on.
+def drop_later(connection: Connection, row: Mapping[str, Any], at: datetime) -> tuple[int, datetime]:
+    """Remove what is planned for later, and say so in the log. How many occurrences, and from when on the
+    change is in force.
 
-    Occurrences up to `at` that no tick has seen yet get one event, cancelled, that covers them.
+    That is `at`, or the instant of what began since: while its clock was read a change may have waited for
+    the trigger's lock, and a start does not wait for a change.
     """
-    count = row["planned_count"] - drop_planned(connection, row, at)
-    if row["next_at"] is not None and row["next_at"] <= at:
-        count += cover(connection, row, at, reason)
-    return {"planned_until": at, "next_at": None, "exhausted": False, "planned_count": count}
-
-
-def drop_planned(connection: Connection, row: Mapping[str, Any], at: datetime) -> int:
-    """Remove what is planned for later, and say so in the log. How many occurrences."""
+    at = max(at, definitions.latest_begun(connection, row["id"], at))
     count = definitions.drop_planned(connection, row["id"], at)
     if count:
         step(log, "unplanned", trigger=row["name"], after=at, occurrences=count)
-    return count
+    return count, max(at, definitions.latest_begun(connection, row["id"], at))
+
+
+def unplan(
+    connection: Connection, row: Mapping[str, Any], at: datetime, reason: Reason
+) -> tuple[dict[str, Any], datetime]:
+    """Remove what is planned for later. The columns of a trigger that plans nothing from `at` on, and `at`.
+
+    Occurrences up to `at` that no tick has seen yet get one event, cancelled, that covers them.
+    """
+    dropped, at = drop_later(connection, row, at)
+    count = row["planned_count"] - dropped
+    if row["next_at"] is not None and row["next_at"] <= at:
+        count += cover(connection, row, at, reason)
+    return {"planned_until": at, "next_at": None, "exhausted": False, "planned_count": count}, at
 
 
 def report_cancelled(row: Mapping[str, Any], count: int, reason: Reason) -> None:

@@ -432,17 +432,48 @@ def test_what_was_planned_ahead_of_a_trigger_that_is_set_aside_is_expected(world
     assert counts(audited(world)) == {"expected": 4, "recorded": 4}
 
 
-def test_a_pause_after_failures_spares_what_began_while_it_waited_for_its_trigger(world: World) -> None:
-    """The instant of a finish is read before the trigger's lock is had, for which it may wait."""
-    world.create(target=HTTP, policy={"pause_after_failures": 1}, retry={"max_attempts": 1})
+def begin_two(world: World, **policy: Any) -> tuple[Any, Any, datetime]:
+    """Attempts of noon and ten seconds later; and an instant noted between the two."""
+    world.create(target=HTTP, policy=policy, retry={"max_attempts": 1})
     world.tick(horizon=30)
     (first,) = world.start()
-    noted = world.now = NOON + seconds(9.99)
     world.now = NOON + seconds(10)
     (second,) = world.start()
+    return first, second, NOON + seconds(9.99)
+
+
+def test_a_pause_after_failures_spares_what_began_while_it_waited_for_its_trigger(world: World) -> None:
+    """The instant of a finish is read before the trigger's lock is had, for which it may wait."""
+    first, second, noted = begin_two(world, pause_after_failures=1)
     world.now = noted
     world.finish(FAILED, first)
     world.now = NOON + seconds(10.5)
     world.finish(SUCCEEDED, second)
     assert world.changes() == ["created", "paused_after_failures"]
     assert counts(audited(world)) == {"expected": 2, "recorded": 2}
+
+
+@pytest.mark.parametrize("verb", ["pause", "delete", "edit", "set aside and resumed"])
+def test_what_starts_while_a_change_is_made_was_before_it(world: World, verb: str) -> None:
+    """A start waits for no lock of the trigger: it may come between a change's clock and its commit."""
+    first, second, noted = begin_two(world)
+    document = {"name": "t", "schedule": every(7), "target": HTTP}
+    if verb.startswith("set"):
+        world.change(Trigger, state="paused", next_at=None)
+    with world.database.write() as connection:
+        match verb:
+            case "edit":
+                edited = parse_trigger(document, test_tick.SETTINGS, noted)
+                manage.edit(connection, "t", edited, noted)
+            case "pause":
+                manage.pause(connection, "t", noted)
+            case "delete":
+                manage.delete(connection, "t", noted)
+            case _:
+                manage.resume(connection, "t", noted)
+    world.now = NOON + seconds(13)
+    world.finish(SUCCEEDED, first, second)
+    expected = 3 if verb == "edit" else 2
+    world.tick(horizon=1)
+    assert counts(audited(world, until=NOON + seconds(15)))["expected"] == expected
+    assert codes(audited(world)) == []

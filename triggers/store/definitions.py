@@ -113,6 +113,17 @@ def drop_planned(connection: Connection, trigger_id: str, after: datetime) -> in
     return sum(gone.scalars())
 
 
+def latest_begun(connection: Connection, trigger_id: str, after: datetime) -> datetime:
+    """The latest planned instant after `after` at which something began or ended already; else `after`."""
+    begun = select(func.max(Event.scheduled_for)).where(
+        Event.trigger_id == trigger_id,
+        Event.scheduled_for > after,
+        Event.source.in_(_PLANNED),
+        (Event.status != str(Status.PENDING)) | (Event.attempt > 0),
+    )
+    return connection.execute(begun).scalar() or after
+
+
 def count_planned(connection: Connection, trigger_id: str, after: datetime) -> int:
     """How many occurrences later than `after` have their event already."""
     found = connection.execute(

@@ -206,7 +206,7 @@ class Report:
 
     def idle(self, note: Note) -> None:
         """Count occurrences that did not run, in order."""
-        self.did_not_run[note.code] += note.occurrences
+        self.did_not_run[str(note.code)] += note.occurrences
         if self.explain and len(self.notes) < MOST_FINDINGS:
             self.notes.append(note)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -333,6 +334,27 @@ def test_attempts_that_are_deleted_are_missed(world: World) -> None:
     with world.database.write() as connection:
         connection.execute(delete(Attempt).where(Attempt.attempt == 1))
     assert codes(audited(world)) == ["attempts_incomplete"]
+
+
+def test_a_failure_that_is_made_a_success_is_found(world: World) -> None:
+    world.create(schedule=every(3600), target=HTTP, retry={"max_attempts": 1})
+    world.tick(horizon=0)
+    work(world, FAILED)
+    assert audited(world, until=NOON + HOUR).ok
+    world.change(Event, status="succeeded", reason=None, error=None)
+    assert codes(audited(world, until=NOON + HOUR)) == ["attempts_incomplete"]
+
+
+def test_what_is_left_of_a_trigger_whose_row_is_deleted_is_found(minute: World) -> None:
+    if minute.database.is_postgres:
+        return  # its foreign keys cannot be left unheeded
+    minute.create("z")
+    with closing(sqlite3.connect(str(minute.database.url.database))) as connection:
+        connection.execute("DELETE FROM triggers WHERE name = 't'")  # as SQLite's own shell lets one do
+        connection.commit()
+    report = audited(minute)
+    assert set(codes(report)) == {"no_trigger"}
+    assert report.document()["unexpected"] == 8  # its events, and its log
 
 
 def test_a_trigger_that_is_changed_without_its_log_is_found(minute: World) -> None:

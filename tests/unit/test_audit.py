@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from triggers.audit.check import check, reach, stretches
+from triggers.audit.check import check
+from triggers.audit.purges import reach, stretches
 from triggers.audit.records import (
     MOST_FINDINGS,
     Attempted,
@@ -396,6 +397,10 @@ DEFECTS: dict[str, tuple[Subject, list[Recorded], dict[str, int], list[str]]] = 
     ),
     "attempt numbers with a hole": (
         CREATED, but(20, attempts=ATTEMPTS[:1], **THIRD), {"unexpected": 1}, ["attempts_incomplete"],
+    ),
+    "a failure that was made a success": (
+        CREATED, but(20, attempts=[Attempted(1, at(20.01), at(20.02))]),
+        {"unexpected": 1}, ["attempts_incomplete"],
     ),
     "a failure without its attempt": (
         CREATED, but(20, status="failed", reason="attempts"), {"unexpected": 1}, ["attempts_incomplete"],

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from datetime import datetime
 
 from models.states import Change as Made
 from models.states import Source, Status
 from triggers.audit.lives import faults
+from triggers.audit.purges import Stretch, reach, touched
 from triggers.audit.records import (
     MOST_FINDINGS,
     Code,
     Finding,
     Kind,
     Note,
-    Purged,
     Recorded,
     Report,
     Span,
@@ -33,6 +32,7 @@ from triggers.audit.timeline import (
     understood,
     zone_of,
 )
+from triggers.rfc3339 import format_utc
 from triggers.rules import Run
 from triggers.schedule import fire_at
 
@@ -40,52 +40,6 @@ NEVER_RAN = (Status.SKIPPED, Status.CANCELLED)
 UNFINISHED = (Status.PENDING, Status.RUNNING)
 
 Beyond = Callable[[], Recorded | None]
-
-
-@dataclass(slots=True)
-class Stretch:
-    """A stretch [first, last] in which events of a trigger were purged, which stood for `occurrences`.
-
-    `gaps` are its occurrences without an event, `inside` those of them that lie in the audited span.
-    """
-
-    first: datetime
-    last: datetime
-    occurrences: int
-    gaps: int = 0
-    inside: int = 0
-
-
-def stretches(purged: Iterable[Purged]) -> list[Stretch]:
-    """The account by stretches: its months, put together where a run of occurrences reaches over."""
-    found: list[Stretch] = []
-    months: dict[object, Stretch] = {}
-    for line in purged:
-        known = months.setdefault(line.month, Stretch(line.first, line.last, 0))
-        known.first, known.last = min(known.first, line.first), max(known.last, line.last)
-        known.occurrences += line.occurrences
-    for one in sorted(months.values(), key=lambda stretch: stretch.first):
-        if found and one.first <= found[-1].last:
-            found[-1].last = max(found[-1].last, one.last)
-            found[-1].occurrences += one.occurrences
-        else:
-            found.append(one)
-    return [one for one in found if one.occurrences]
-
-
-def touched(subject: Subject, span: Span) -> list[Stretch]:
-    """The stretches with purged events that the span reaches into."""
-    return [one for one in stretches(subject.purged) if one.first < span.until and one.last >= span.since]
-
-
-def reach(subject: Subject, span: Span) -> tuple[datetime, datetime]:
-    """The events that the check needs: `scheduled_for` from the first instant, up to the last, exclusive.
-
-    More than the span where events were purged: that account is by stretches, and is held against whole ones.
-    """
-    found = touched(subject, span)
-    since = min([span.since, *(one.first for one in found)])
-    return since, max([span.until, *(one.last + INSTANT for one in found)])
 
 
 def check(
@@ -154,7 +108,9 @@ class Check:
             self.wrong(Code.NOT_ON_RECORD, "the trigger is not what its log of changes says")
         for piece in self.timeline.pieces:
             if piece.schedule is None and self.clip(piece.after, piece.until) is not None:
-                self.wrong(Code.UNREADABLE, f"its schedule since {piece.after} cannot be read any more")
+                self.wrong(
+                    Code.UNREADABLE, f"its schedule since {format_utc(piece.after)} cannot be read any more"
+                )
 
     def wrong(self, code: Code, text: str) -> None:
         """A finding about the trigger itself."""
@@ -203,7 +159,7 @@ class Check:
             covered = self.timeline.run(*piece)
             self.has(event, covered.count if covered else 0, new.first)
         if overlaps and reaches and self.latest is not None:
-            text = f"covers occurrences since {first}, of which event {self.latest.id} has some"
+            text = f"covers occurrences since {format_utc(first)}, of which event {self.latest.id} has some"
             self.tell(Kind.DUPLICATE, Code.COVERED_TWICE, event, text)
         self.latest = event
         if inside:
@@ -219,10 +175,10 @@ class Check:
             return
         self.judge_jitter(event, kinds)
         if run.first != first:
-            text = f"coalesced_from is {first}, the first occurrence from there is {run.first}"
+            text = f"runs from {format_utc(first)}, where the first occurrence is {format_utc(run.first)}"
             self.unexpected(event, Code.COALESCED_FROM, text + self.doubt(first), kinds)
         if run.count != event.coalesced:
-            text = f"covers {event.coalesced}, but the schedule has {run.count} from {first}"
+            text = f"covers {event.coalesced}, but the schedule has {run.count} from {format_utc(first)}"
             self.unexpected(event, Code.COALESCED_COUNT, text + self.doubt(first), kinds)
 
     def judge_jitter(self, event: Recorded, kinds: set[Kind]) -> None:
@@ -233,9 +189,8 @@ class Check:
         if fires == at and (0 in jitters or (event.attempt == 0 and event.status in NEVER_RAN)):
             return
         if fires not in [fire_at(self.subject.id, at, jitter) for jitter in jitters]:
-            self.unexpected(
-                event, Code.JITTER, f"fires at {fires}, which is not its part of the jitter", kinds
-            )
+            text = f"fires at {format_utc(fires)}, which is not its part of the jitter"
+            self.unexpected(event, Code.JITTER, text, kinds)
 
     def backfilled(self, event: Recorded) -> None:
         """An event that an operator asked for serves an occurrence that has no other."""
@@ -256,7 +211,7 @@ class Check:
             text = f"{event.status}, {event.reason}"
             self.report.idle(Note(str(event.reason), first, event.scheduled_for, occurrences, text, event.id))
         elif event.coalesced > 1 and occurrences > 1:
-            text = f"covered by the event of {event.scheduled_for}"
+            text = f"covered by the event of {format_utc(event.scheduled_for)}"
             self.report.idle(
                 Note(Code.COALESCED, first, event.scheduled_for, occurrences - 1, text, event.id)
             )
@@ -319,7 +274,7 @@ class Check:
     def settle(self, stretch: Stretch) -> None:
         """Hold the occurrences without event against the account of what was purged there."""
         short = max(0, stretch.gaps - stretch.occurrences)
-        where = f"between {stretch.first} and {stretch.last}"
+        where = f"between {format_utc(stretch.first)} and {format_utc(stretch.last)}"
         missing = min(short, stretch.inside)
         self.report.expected += stretch.inside
         self.report.purged += stretch.inside - missing
@@ -348,7 +303,7 @@ class Check:
             piece = self.clip(change.effective_at, until)
             run = Piece(*piece, schedule, change).run(*piece) if piece is not None else None
             if run is not None:
-                text = f"the trigger was {in_words(change)} since {change.effective_at}"
+                text = f"the trigger was {in_words(change)} since {format_utc(change.effective_at)}"
                 self.report.idle(Note(idle_code(change), run.first, run.last, run.count, text))
 
     # ------------------------------------------------------------------------------------------- helpers

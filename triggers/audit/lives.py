@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from models.states import FINAL, UNFINISHED, EventState, Status
 from triggers.audit.records import Code, Kind, Recorded, Span, Subject
+from triggers.rfc3339 import format_utc
 
 STATUSES = {str(status) for status in Status}
 
@@ -41,6 +42,7 @@ def plain(event: Recorded, span: Span) -> bool:
         and event.attempt == 1
         and event.recheck_at is None
         and event.reason is None
+        and not event.attempts
         and event.started_at is not None
         and event.finished_at is not None
         and event.started_at == event.attempt_started_at
@@ -81,7 +83,9 @@ def impossible(text: str) -> Fault:
 def times(event: Recorded, span: Span) -> Iterator[Fault]:
     """What is in the wrong order."""
     if not event.scheduled_for <= event.fire_at <= event.due_at:
-        yield Fault(Kind.UNEXPECTED, Code.JITTER, f"fires at {event.fire_at}, is due at {event.due_at}")
+        yield Fault(
+            Kind.UNEXPECTED, Code.JITTER, f"fires at {told(event.fire_at)}, is due at {told(event.due_at)}"
+        )
     begun = event.started_at
     if begun is not None and begun < event.fire_at:
         early = (event.fire_at - begun).total_seconds()
@@ -91,9 +95,11 @@ def times(event: Recorded, span: Span) -> Iterator[Fault]:
         return
     latest = max((at for at in (begun, event.attempt_started_at) if at is not None), default=None)
     if latest is not None and ended < latest:
-        yield Fault(Kind.UNEXPECTED, Code.FINISHED_EARLY, f"finished at {ended}, started at {latest}")
+        yield Fault(
+            Kind.UNEXPECTED, Code.FINISHED_EARLY, f"finished at {told(ended)}, started at {told(latest)}"
+        )
     if ended > span.now:
-        yield Fault(Kind.UNEXPECTED, Code.IN_THE_FUTURE, f"finished at {ended}, which is yet to come")
+        yield Fault(Kind.UNEXPECTED, Code.IN_THE_FUTURE, f"finished at {told(ended)}, which is yet to come")
     elif event.state == EventState.ARCHIVED and ended > span.now - span.archive_after:
         age = (span.now - ended).total_seconds()
         yield Fault(Kind.UNEXPECTED, Code.ARCHIVED_EARLY, f"archived within {age:.0f} s of its end")
@@ -114,10 +120,10 @@ def attempts(event: Recorded) -> Iterator[Fault]:
         starts.append((latest, event.attempt_started_at))
     for before, (number, began) in zip(event.attempts, starts[1:], strict=False):
         if began < before.finished_at:
-            text = f"attempt {number} began at {began}, before attempt {before.attempt} had ended"
+            text = f"attempt {number} began at {told(began)}, before attempt {before.attempt} had ended"
             yield Fault(Kind.UNEXPECTED, Code.ATTEMPTS_OVERLAP, text)
     if starts and event.started_at is not None and starts[0] != (1, event.started_at) and numbers == complete:
-        text = f"the first attempt began at {starts[0][1]}, the event at {event.started_at}"
+        text = f"the first attempt began at {told(starts[0][1])}, the event at {told(event.started_at)}"
         yield Fault(Kind.UNEXPECTED, Code.ATTEMPTS_OVERLAP, text)
 
 
@@ -127,12 +133,19 @@ def lateness(event: Recorded, subject: Subject, span: Span) -> Iterator[Fault]:
         return
     if event.status == Status.RUNNING:
         if late(event.lease_until, span):
-            yield Fault(Kind.OVERDUE, Code.LEASE_OVER, f"running, and its lease ended at {event.lease_until}")
+            yield Fault(
+                Kind.OVERDUE, Code.LEASE_OVER, f"running, and its lease ended at {told(event.lease_until)}"
+            )
         return
     # What queues behind another waits for as long as that takes; but somebody must look at it.
     queues = event.attempt == 0 and json.loads(subject.policy).get("overlap") == "queue"
     if late(event.recheck_at if queues else event.due_at, span):
-        yield Fault(Kind.OVERDUE, Code.NOT_STARTED, f"due at {event.due_at}, and not started")
+        yield Fault(Kind.OVERDUE, Code.NOT_STARTED, f"due at {told(event.due_at)}, and not started")
+
+
+def told(instant: datetime | None) -> str:
+    """An instant in a text."""
+    return "no instant" if instant is None else format_utc(instant)
 
 
 def late(instant: datetime | None, span: Span) -> bool:

@@ -58,6 +58,7 @@ class Code(StrEnum):
     LOG_BROKEN = "log_broken"
     NOT_ON_RECORD = "not_on_record"
     UNREADABLE = "unreadable"
+    NO_TRIGGER = "no_trigger"
     # overdue
     NOT_PLANNED = "not_planned"
     NOT_STARTED = "not_started"

@@ -13,7 +13,7 @@ from models.states import TriggerState
 from triggers.audit.records import Change, Code
 from triggers.errors import InvalidSchedule
 from triggers.planning import occurrence_after
-from triggers.rfc3339 import EPOCH
+from triggers.rfc3339 import EPOCH, format_utc
 from triggers.rules import CronRule, OnceRule, Run
 from triggers.schedule import Schedule, parse_cached
 
@@ -143,16 +143,18 @@ class Timeline:
         if change is None:
             return Code.BEFORE_CREATION, "the trigger did not exist yet"
         if not plans(change):
-            return idle_code(change), f"the trigger was {in_words(change)} since {change.effective_at}"
+            return idle_code(
+                change
+            ), f"the trigger was {in_words(change)} since {format_utc(change.effective_at)}"
         schedule = understood(change)
         if schedule is None:
             return Code.UNREADABLE, "its schedule of that time cannot be read any more"
         if schedule.kind == "manual":
             return Code.MANUAL, "the schedule of that time was manual"
         if schedule.start is not None and instant < schedule.start:
-            return Code.BEFORE_START_TIME, f"start_time is {schedule.start}"
+            return Code.BEFORE_START_TIME, f"start_time is {format_utc(schedule.start)}"
         if schedule.end is not None and instant > schedule.end:
-            return Code.AFTER_END_TIME, f"end_time is {schedule.end}"
+            return Code.AFTER_END_TIME, f"end_time is {format_utc(schedule.end)}"
         if has(schedule, instant):
             return Code.BEYOND_MAX_RUNS, f"max_runs is {schedule.max_runs}"
         return self._not_in(schedule, instant)

@@ -283,7 +283,7 @@ class Check:
                 f"{stretch.gaps} occurrences {where} have no event, and the purged ones stood for"
                 f" {stretch.occurrences}: {short} are missing, which ones cannot be told"
             )
-            finding = self.finding(Kind.MISSING, Code.PURGE_SHORT, None, text, stretch.first)
+            finding = self.finding(Kind.MISSING, Code.PURGE_SHORT, None, text, None)
             self.report.add(finding._replace(occurrences=missing))
         if stretch.occurrences > stretch.gaps:
             text = f"{stretch.occurrences} occurrences {where} were purged, but {stretch.gaps} have no event"

@@ -440,6 +440,19 @@ def test_an_edit_to_a_once_that_lies_back_ends_the_old_schedule_when_it_was_made
     assert counts(audited(world, until=NOON + HOUR)) == {"expected": 4, "recorded": 4}
 
 
+def test_a_once_that_lies_back_stands_beside_the_run_that_its_edit_caught_up_with(world: World) -> None:
+    world.create(target=HTTP, policy={"misfire_grace_seconds": 5})
+    world.now = NOON + seconds(300)
+    once = {"type": "once", "at": (NOON + seconds(295)).isoformat()}
+    with world.database.write() as connection:
+        edited = parse_trigger({"name": "t", "schedule": once, "target": HTTP}, test_tick.SETTINGS, world.now)
+        manage.edit(connection, "t", edited, world.now)
+    world.tick()
+    work(world)
+    assert world.offsets() == [295, 300]
+    assert counts(audited(world, until=NOON + HOUR)) == {"expected": 32, "recorded": 32}
+
+
 def test_what_was_planned_ahead_of_a_trigger_that_is_set_aside_is_expected(world: World) -> None:
     world.create(target=HTTP)
     world.tick(horizon=30)

@@ -226,6 +226,37 @@ def test_a_new_once_may_lie_back_a_little_and_share_its_instant_with_the_schedul
         assert counts(audit(one, events)) == {"expected": expected, "recorded": expected}
 
 
+def test_a_once_that_lies_back_has_its_place_beside_a_run_that_covers_its_instant() -> None:
+    """The edit that made it caught up with the old schedule: its event covers what lies around."""
+    for number in (15, 20):
+        once = {"type": "once", "at": at(number).isoformat()}
+        changes = (change(), change("edited", at(35), once), change("completed", at(36), once, "completed"))
+        covering = event(at(30), source="catchup", coalesced=4, coalesced_from=at(0))
+        own = event(at(number))
+        report = audit(subject(*changes), [covering, own])
+        assert counts(report) == {"expected": 5, "recorded": 5}
+        doubled = audit(subject(*changes), [covering, own, own._replace(id="x")])
+        assert counts(doubled) == {"expected": 5, "recorded": 5, "duplicate": 1}
+    assert counts(audit(subject(*changes), [covering]))["recorded"] == 4
+
+
+def test_a_once_that_lies_back_is_missed() -> None:
+    once = {"type": "once", "at": at(15).isoformat()}
+    for state, until, found in (("completed", at(14), "missing"), ("active", at(15), "missing"),
+                                ("active", at(14), "not_planned")):  # fmt: skip
+        one = subject(change(), change("edited", at(15.5), once, state), planned_until=until)
+        changes = [one.changes[0], one.changes[1]._replace(state="active")]
+        if state == "completed":
+            changes.append(change("completed", at(16), once, "completed"))
+        report = audit(one._replace(changes=changes), GOOD[:2])
+        assert (codes(report), counts(report)["expected"]) == ([found], 3)
+        assert report.findings[0].scheduled_for == at(15)
+    gone = subject(
+        change(), change("edited", at(15.5), once), planned_until=at(15), purged=[purged(10, 15, 2)]
+    )
+    assert counts(audit(gone, GOOD[:1])) == {"expected": 3, "recorded": 1, "purged": 2}
+
+
 def test_runs_that_are_covered_belong_to_the_event_that_covers_them() -> None:
     covering = event(at(40), source="catchup", coalesced=4, coalesced_from=at(10))
     report = audit(CREATED, [event(at(0)), covering, event(at(50))], explain=True)

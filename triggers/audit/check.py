@@ -36,6 +36,8 @@ from triggers.rfc3339 import format_utc
 from triggers.rules import Run
 from triggers.schedule import fire_at
 
+MISSING = "planned, and no event has it"
+NOT_PLANNED = "due, and no tick has planned it"
 NEVER_RAN = (Status.SKIPPED, Status.CANCELLED)
 UNFINISHED = (Status.PENDING, Status.RUNNING)
 
@@ -81,6 +83,9 @@ class Check:
         if beyond is not None and self.lacks(self.cursor, self.last) and (next_ := beyond()) is not None:
             self.take(next_)
         self.gap(self.cursor, self.last)
+        for at, single in self.timeline.singles.items():
+            if single.extra and not single.served:
+                self.lacking(at)
         for stretch in self.stretches:
             self.settle(stretch)
         self.idle()
@@ -133,6 +138,8 @@ class Check:
             return
         if event.source == Source.BACKFILL:
             self.backfilled(event)
+        elif self.timeline.singles and self.serve(event, inside, kinds):
+            return
         elif event.coalesced == 1 and event.coalesced_from is None and self.timeline.after(self.cursor) == at:
             self.cursor = at  # the occurrence that comes next: so it is nearly always
             self.latest = event
@@ -141,6 +148,22 @@ class Check:
                 self.judge_jitter(event, kinds)
         else:
             self.place(event, inside, kinds)
+
+    def serve(self, event: Recorded, inside: bool, kinds: set[Kind]) -> bool:
+        """Whether this is the event of a `once` that lies back, which has its place beside all others."""
+        single = self.timeline.singles.get(event.scheduled_for)
+        if single is None:
+            return False
+        if event.coalesced > 1:  # a run that ends there serves it, too
+            single.served = True
+            return False
+        if single.served and inside:
+            self.tell(Kind.DUPLICATE, Code.DOUBLED, event, "another event has this instant")
+        elif inside:
+            self.has(event, 1, event.scheduled_for)
+            self.judge_jitter(event, kinds)
+        single.served = True
+        return True
 
     def place(self, event: Recorded, inside: bool, kinds: set[Kind]) -> None:
         """An event that is not simply the next occurrence: after a gap, a run of them, or a wrong one."""
@@ -184,8 +207,7 @@ class Check:
     def judge_jitter(self, event: Recorded, kinds: set[Kind]) -> None:
         """Whether it fires at its own part of the jitter."""
         at, fires = event.scheduled_for, event.fire_at
-        piece = self.timeline.at(at)
-        jitters = piece.jitters if piece is not None else (0,)
+        jitters = self.timeline.jitters(at)
         if fires == at and (0 in jitters or (event.attempt == 0 and event.status in NEVER_RAN)):
             return
         if fires not in [fire_at(self.subject.id, at, jitter) for jitter in jitters]:
@@ -226,6 +248,11 @@ class Check:
 
     def gap(self, after: datetime, until: datetime) -> None:
         """Judge the occurrences in (after, until], which have no event."""
+        for at, single in self.timeline.singles.items():
+            if single.served and not single.extra and after < at <= until:  # its event is that of both
+                self.gap(after, at - INSTANT)
+                self.gap(at, until)
+                return
         if after >= until or (run := self.timeline.run(after, until)) is None:
             return
         after, until = run.first - INSTANT, run.last
@@ -243,14 +270,31 @@ class Check:
             after = high
         self.missing(after, until)
 
+    def lacking(self, at: datetime) -> None:
+        """Judge a `once` that lies back and has no event."""
+        inside = self.clip(at - INSTANT, at) is not None
+        if self.planned_until is not None and at > self.planned_until:
+            if inside and at + self.span.patience < self.span.now:
+                self.report.expected += 1
+                self.tell(Kind.OVERDUE, Code.NOT_PLANNED, None, NOT_PLANNED, at=at)
+            return
+        for stretch in self.stretches:
+            if stretch.first <= at <= stretch.last:
+                stretch.gaps += 1
+                stretch.inside += inside
+                return
+        if inside:
+            self.report.expected += 1
+            self.tell(Kind.MISSING, Code.MISSING, None, MISSING, at=at)
+
     def missing(self, after: datetime, until: datetime) -> None:
         """Tell that these occurrences have no event: one by one, and the rest of many together."""
-        self.lost(after, until, Kind.MISSING, Code.MISSING, "planned, and no event has it")
+        self.lost(after, until, Kind.MISSING, Code.MISSING, MISSING)
 
     def unplanned(self, after: datetime, until: datetime) -> None:
         """No tick has come to these yet; which is in order while they are near."""
         until = min(until, self.span.now - self.span.patience - INSTANT)
-        self.lost(after, until, Kind.OVERDUE, Code.NOT_PLANNED, "due, and no tick has planned it")
+        self.lost(after, until, Kind.OVERDUE, Code.NOT_PLANNED, NOT_PLANNED)
 
     def lost(self, after: datetime, until: datetime, kind: Kind, code: Code, text: str) -> None:
         piece = self.clip(after, until)

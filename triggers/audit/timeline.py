@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from models.states import Change as Made
@@ -27,16 +27,12 @@ FIXED_ZONES = ("UTC", "Etc/UTC")
 
 @dataclass(slots=True)
 class Piece:
-    """A stretch (after, until] in which a trigger plans by one schedule; None: it cannot be read any more.
-
-    `jitters` are those of all definitions that an event in this stretch may come from.
-    """
+    """A stretch (after, until] in which a trigger plans by one schedule; None: it cannot be read any more."""
 
     after: datetime
     until: datetime
     schedule: Schedule | None
     change: Change
-    jitters: tuple[int, ...] = (0,)
 
     def next(self, instant: datetime) -> datetime | None:
         """The first occurrence after `instant`, and in the stretch."""
@@ -54,6 +50,18 @@ class Piece:
         return None if self.schedule is None or after >= until else self.schedule.run(after, until, UNLIMITED)
 
 
+@dataclass(slots=True)
+class Single:
+    """The occurrence of a new `once` that lies back, as `now` always does: beside what was planned then.
+
+    `extra`: no other occurrence has its instant. `served`: an event was found for it.
+    """
+
+    jitter_seconds: int
+    extra: bool = True
+    served: bool = False
+
+
 class Timeline:
     """The occurrences that a log of changes calls for, up to `end`.
 
@@ -64,6 +72,7 @@ class Timeline:
     def __init__(self, changes: Sequence[Change], end: datetime) -> None:
         self.changes = changes
         self.pieces: list[Piece] = []
+        self.singles: dict[datetime, Single] = {}
         self._end = end
         self._current = 0
         self._count = 0
@@ -73,20 +82,21 @@ class Timeline:
                 self._count = 0
             if plans(change):
                 self._add(change, ends_at(changes, index), new)
+        for at, single in self.singles.items():
+            single.extra = self.run(at - INSTANT, at) is None
 
     def _add(self, change: Change, until: datetime, new: bool) -> None:
         schedule = understood(change)
         after = change.effective_at
         if schedule is not None and schedule.kind == "once" and new:
             at = schedule.after(BEGINNING)
-            if at is not None and at <= after:  # a new `once` may lie back a little, as `now` always does
-                self._insert(Piece(at - INSTANT, at, schedule, change, (schedule.jitter_seconds,)))
+            if at is not None and at <= after:
+                self.singles[at] = Single(schedule.jitter_seconds)
                 self._count += 1
                 return
         if until <= after:
             return
-        jitter = schedule.jitter_seconds if schedule is not None else 0
-        piece = Piece(after, until, schedule, change, (jitter,))
+        piece = Piece(after, until, schedule, change)
         if schedule is not None and schedule.max_runs is not None:
             self._limit(piece, schedule, schedule.max_runs - self._count)
         self.pieces.append(piece)
@@ -100,21 +110,6 @@ class Timeline:
             piece.until = piece.after
         elif run is not None and run.count == left:
             piece.until = run.last
-
-    def _insert(self, single: Piece) -> None:
-        """Add one occurrence among stretches that may have it, too."""
-        at = single.until
-        for index, piece in enumerate(self.pieces):
-            if piece.after < at <= piece.until:
-                single.jitters += piece.jitters
-                self.pieces[index : index + 1] = [
-                    replace(piece, until=single.after),
-                    single,
-                    replace(piece, after=at),
-                ]
-                return
-        self.pieces.append(single)
-        self.pieces.sort(key=lambda piece: piece.after)
 
     def after(self, instant: datetime) -> datetime | None:
         """The first occurrence after `instant`, which never goes back from call to call."""
@@ -136,6 +131,12 @@ class Timeline:
             if piece.after < instant <= piece.until:
                 return piece
         return None
+
+    def jitters(self, instant: datetime) -> list[int]:
+        """The jitters, in seconds, that an event of this instant may have."""
+        piece, single = self.at(instant), self.singles.get(instant)
+        found = [single.jitter_seconds] if single is not None else []
+        return found + ([piece.schedule.jitter_seconds] if piece is not None and piece.schedule else [])
 
     def why_not(self, instant: datetime) -> tuple[Code, str]:
         """Why an instant is not an occurrence."""

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import delete, text, update
 
 from models import Attempt, Event, PurgedEvents, Trigger, TriggerChange
+from models.database import Database
 from tests.integration import test_tick
 from tests.integration.test_tick import FAILED, HTTP, LOG, NOON, SUCCEEDED, TZDATA, World, every, seconds
 from triggers import manage
@@ -510,3 +511,36 @@ def test_what_starts_while_a_change_is_made_was_before_it(world: World, verb: st
     world.tick(horizon=1)
     assert counts(audited(world, until=NOON + seconds(15)))["expected"] == expected
     assert codes(audited(world)) == []
+
+
+def test_what_waits_between_two_that_began_is_cancelled_and_not_dropped(world: World) -> None:
+    world.create(target=HTTP)
+    world.tick(horizon=30)
+    world.now = NOON + seconds(20)
+    first, _, third, _ = world.ids()
+    jobs = world.start(first, third)
+    with world.database.write() as connection:
+        manage.pause(connection, "t", NOON + seconds(9.99))
+    world.finish(SUCCEEDED, *jobs)
+    assert [event.status for event in world.events()] == ["succeeded", "cancelled", "succeeded"]
+    assert counts(audited(world, until=NOON + HOUR)) == {"expected": 3, "recorded": 3}
+
+
+def test_all_is_read_as_of_one_instant(minute: World) -> None:
+    """Retention, or a hand, may delete while the audit reads; here it does so right after the beginning."""
+    other = minute.connect()
+
+    def clock(_: object) -> datetime:
+        with other.write() as connection:
+            connection.execute(delete(Event))
+        return minute.now
+
+    reading = Database(minute.url, clock=clock)
+    try:
+        _, report = audit(
+            reading, NOON, None, None, patience=PATIENCE, archive_after=AGES.active, tzdata=TZDATA
+        )
+    finally:
+        reading.close()
+    assert counts(report) == {"expected": 7, "recorded": 7}
+    assert counts(audited(minute)) == {"expected": 7, "missing": 7}

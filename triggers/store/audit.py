@@ -25,8 +25,7 @@ def snapshot(connection: Connection) -> None:
     if bulk.is_postgres(connection):
         for statement in (SNAPSHOT, *LONG.split("; ")):
             connection.execute(text(statement))
-    else:  # SQLite takes its snapshot with the first read
-        connection.execute(text("SELECT 1 FROM triggers LIMIT 1")).all()
+    connection.execute(text("SELECT 1 FROM triggers LIMIT 1")).all()  # it is taken with the first read
 
 
 TZDATA = "SELECT DISTINCT tzdata FROM nodes"

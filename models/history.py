@@ -47,7 +47,11 @@ class TriggerChange(Base):
 
 
 class PurgedEvents(Base):
-    """How many occurrences of a trigger, by month (UTC) and fate, stood in events that retention deleted."""
+    """How many occurrences of a trigger, by month (UTC) and fate, stood in events that retention deleted.
+
+    `planned` is how many of the events a schedule planned, `instants` the sum of their `scheduled_for`
+    (`models.account`).
+    """
 
     __tablename__ = "purged_events"
 
@@ -56,12 +60,16 @@ class PurgedEvents(Base):
     status: Mapped[str] = mapped_column(String(10), primary_key=True)
     events: Mapped[int] = mapped_column(BigInteger)
     occurrences: Mapped[int] = mapped_column(BigInteger)  # of planned events, with those they covered
+    planned: Mapped[int] = mapped_column(BigInteger)
+    instants: Mapped[int] = mapped_column(BigInteger)
     first_scheduled_for: Mapped[datetime] = mapped_column(Instant)
     last_scheduled_for: Mapped[datetime] = mapped_column(Instant)
 
     __table_args__ = (
         CheckConstraint(one_of("status", FINAL), name="status"),
-        CheckConstraint("events > 0 AND occurrences >= 0", name="counts"),
+        CheckConstraint(
+            "events > 0 AND planned BETWEEN 0 AND events AND occurrences >= planned", name="counts"
+        ),
         CheckConstraint("first_scheduled_for <= last_scheduled_for", name="order"),
     )
 

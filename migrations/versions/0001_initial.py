@@ -239,12 +239,17 @@ def upgrade() -> None:
         sa.Column("status", sa.String(length=10), nullable=False),
         sa.Column("events", sa.BigInteger(), nullable=False),
         sa.Column("occurrences", sa.BigInteger(), nullable=False),
+        sa.Column("planned", sa.BigInteger(), nullable=False),
+        sa.Column("instants", sa.BigInteger(), nullable=False),
         sa.Column("first_scheduled_for", Instant(), nullable=False),
         sa.Column("last_scheduled_for", Instant(), nullable=False),
         sa.CheckConstraint(
             "status IN ('succeeded', 'failed', 'skipped', 'cancelled')", name=op.f("ck_purged_events_status")
         ),
-        sa.CheckConstraint("events > 0 AND occurrences >= 0", name=op.f("ck_purged_events_counts")),
+        sa.CheckConstraint(
+            "events > 0 AND planned BETWEEN 0 AND events AND occurrences >= planned",
+            name=op.f("ck_purged_events_counts"),
+        ),
         sa.CheckConstraint("first_scheduled_for <= last_scheduled_for", name=op.f("ck_purged_events_order")),
         sa.ForeignKeyConstraint(["trigger_id"], ["triggers.id"], name=op.f("fk_purged_events_trigger_id")),
         sa.PrimaryKeyConstraint("trigger_id", "month", "status", name=op.f("pk_purged_events")),

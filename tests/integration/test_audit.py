@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import delete, text, update
 
 from models import Attempt, Event, PurgedEvents, Trigger, TriggerChange
+from models.account import MODULUS, micros
 from models.database import Database
 from tests.integration import test_tick
 from tests.integration.test_tick import FAILED, HTTP, LOG, NOON, SUCCEEDED, TZDATA, World, every, seconds
@@ -379,11 +380,14 @@ def test_a_deletion_among_purged_events_is_found_by_count(minute: World) -> None
     assert update_event_states(minute.database, AGES)["deleted"] == 6
     report = audited(minute, NOON, NOON + seconds(61))
     assert counts(report) == {"expected": 7, "purged": 6, "missing": 1}
-    assert codes(report) == ["purge_short"]
+    assert report.findings[0].scheduled_for == NOON + seconds(30)
     minute.change(PurgedEvents, occurrences=8)
     assert codes(audited(minute, NOON, NOON + seconds(61))) == ["purge_surplus"]
-    minute.change(PurgedEvents, occurrences=7)  # who writes both, and right, is not found
-    assert audited(minute, NOON, NOON + seconds(61)).ok
+    minute.change(PurgedEvents, events=7, planned=7, occurrences=7)
+    assert codes(audited(minute, NOON, NOON + seconds(61))) == ["purge_other"]
+    (account,) = minute.rows(PurgedEvents)
+    minute.change(PurgedEvents, instants=(account.instants + micros(NOON + seconds(30))) % MODULUS)
+    assert audited(minute, NOON, NOON + seconds(61)).ok  # who writes all of it, and right, is not found
 
 
 def test_deleted_triggers_and_those_of_other_names_are_told_apart(world: World) -> None:

@@ -358,6 +358,8 @@ def purged(trigger_id: str, **changed: Any) -> dict[str, Any]:
         "status": "succeeded",
         "events": 1,
         "occurrences": 1,
+        "planned": 1,
+        "instants": 0,
         "first_scheduled_for": NOON,
         "last_scheduled_for": NOON,
     } | changed
@@ -366,7 +368,9 @@ def purged(trigger_id: str, **changed: Any) -> dict[str, Any]:
 IMPOSSIBLE_ACCOUNTS: dict[str, tuple[str, dict[str, Any]]] = {
     "of what is not final": ("status", {"status": "running"}),
     "of no events": ("counts", {"events": 0}),
-    "of fewer than no occurrences": ("counts", {"occurrences": -1}),
+    "of fewer than no occurrences": ("counts", {"occurrences": -1, "planned": -1}),
+    "of more that were planned than there were": ("counts", {"planned": 2, "occurrences": 2}),
+    "of fewer occurrences than were planned": ("counts", {"occurrences": 0}),
     "backwards": ("order", {"first_scheduled_for": NOON + seconds(1)}),
 }
 

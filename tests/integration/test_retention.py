@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import Connection, event, insert
 
 from models import Attempt, Event, IdempotencyKey, PurgedEvents
+from models.account import sum_of
 from models.base import new_id
 from models.database import Database
 from tests.integration import test_tick
@@ -254,7 +255,8 @@ def test_a_covered_occurrence_counts_and_an_event_of_no_schedule_does_not(
     )
     clean(world, 1000 * HOUR)
     (row,) = world.rows(PurgedEvents)
-    assert (row.events, row.occurrences) == (3, 5)
+    assert (row.events, row.occurrences, row.planned) == (3, 5, 1)
+    assert row.instants == sum_of([NOON])
     assert (row.first_scheduled_for, row.last_scheduled_for) == (NOON - HOUR, NOON)
 
 
@@ -267,7 +269,8 @@ def test_the_account_grows_over_batches_and_passes(world: World, trigger_id: str
     assert (row.events, row.last_scheduled_for) == (6, NOON + seconds(5))
     clean(world, 49 * HOUR, batch=5)
     (row,) = world.rows(PurgedEvents)
-    assert (row.events, row.occurrences) == (12, 12)
+    assert (row.events, row.occurrences, row.planned) == (12, 12, 12)
+    assert row.instants == sum_of(NOON + seconds(number) for number in range(12))
     assert (row.first_scheduled_for, row.last_scheduled_for) == (NOON, NOON + seconds(11))
 
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.account import sum_of
 from triggers.audit.check import check
 from triggers.audit.purges import reach, stretches
 from triggers.audit.records import (
@@ -576,8 +577,15 @@ def test_a_finding_says_when_the_rules_of_its_zone_may_have_changed() -> None:
 
 
 def purged(first: float, last: float, occurrences: int, **values: Any) -> Purged:
-    line = Purged(date(2026, 11, 1), "succeeded", occurrences, occurrences, at(first), at(last))
+    """A line of the account; it has no sums, as of events of which one stood for many, unless `values` do."""
+    line = Purged(date(2026, 11, 1), "succeeded", occurrences, min(occurrences, 1), 0, at(first), at(last))
     return line._replace(**values)
+
+
+def summed(*numbers: int) -> Purged:
+    """The account of events that stood for one occurrence each, at these seconds after noon."""
+    values = {"planned": len(numbers), "instants": sum_of(map(at, numbers))}
+    return purged(min(numbers), max(numbers), len(numbers), **values)
 
 
 def test_what_was_purged_is_accounted_for_and_not_missing() -> None:
@@ -599,6 +607,35 @@ def test_the_account_is_held_against_the_whole_stretch_whatever_the_span() -> No
     assert counts(audit(one, without(0, 10, 40), 10, 30)) == {"expected": 2, "recorded": 1, "purged": 1}
 
 
+@pytest.mark.parametrize("schedule", [every(), cron("* * * * *", "UTC")])
+def test_the_one_that_was_deleted_by_hand_among_purged_ones_is_told_by_its_instant(
+    schedule: dict[str, Any],
+) -> None:
+    step = 10 if schedule["type"] == "interval" else 60
+    purged_ = summed(*(n * step for n in (0, 1, 3, 4)))
+    one = subject(change(schedule=schedule), purged=[purged_])
+    kept = [event(at(5 * step))]
+    report = audit(one, kept, 0, 6 * step)
+    assert counts(report) == {"expected": 6, "recorded": 1, "purged": 4, "missing": 1}
+    assert (codes(report), report.findings[0].scheduled_for) == (["missing"], at(2 * step))
+    assert counts(audit(one, kept, 0, 2 * step)) == {"expected": 2, "purged": 2}
+    assert counts(audit(one, kept, 2 * step, 3 * step)) == {"expected": 1, "missing": 1}
+
+
+def test_sums_differ_when_another_was_purged_than_is_gone() -> None:
+    one = subject(change(), purged=[summed(0, 10, 30)])
+    assert audit(one, without(0, 10, 30)).ok
+    assert codes(audit(one, without(0, 20, 30))) == ["purge_other"]
+    assert codes(audit(one, without(0, 10, 20, 30, 40))) == ["missing"] * 2  # one of them behind the stretch
+    assert codes(audit(one, without(0, 30))) == ["purge_surplus"]
+
+
+def test_sums_that_point_nowhere_tell_no_instant() -> None:
+    account = summed(0, 10, 40)._replace(instants=17)
+    report = audit(subject(change(), purged=[account]), without(0, 10, 20, 40))
+    assert (codes(report), counts(report)["missing"]) == (["purge_short"], 1)
+
+
 def test_what_lies_behind_the_last_purged_event_is_missing_for_certain() -> None:
     one = subject(change(), purged=[purged(0, 20, 3)])
     report = audit(one, without(0, 10, 20, 40))
@@ -616,7 +653,7 @@ def test_fates_and_months_add_up_and_a_run_over_the_end_of_a_month_joins_them() 
         purged(0, 100, 5),
         purged(30, 50, 1, status="failed"),
         purged(90, 200, 4, month=date(2026, 12, 1)),
-        purged(300, 300, 0, month=date(2027, 1, 1), events=2),
+        purged(300, 300, 0, month=date(2027, 1, 1)),
     ]
     (only,) = stretches(lines)
     assert (only.first, only.last, only.occurrences) == (at(0), at(200), 10)

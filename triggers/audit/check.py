@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from datetime import datetime
 
+from models.account import EPOCH, micros
 from models.states import Change as Made
 from models.states import Source, Status
 from triggers.audit.lives import faults
@@ -265,6 +266,8 @@ class Check:
                 continue
             self.missing(after, low)
             stretch.gaps += self.count(low, high)
+            if stretch.summed:
+                stretch.sum += self.timeline.total(low, high)
             if (piece := self.clip(low, high)) is not None:
                 stretch.inside += self.count(*piece)
             after = high
@@ -281,6 +284,7 @@ class Check:
         for stretch in self.stretches:
             if stretch.first <= at <= stretch.last:
                 stretch.gaps += 1
+                stretch.sum += micros(at)
                 stretch.inside += inside
                 return
         if inside:
@@ -317,6 +321,14 @@ class Check:
 
     def settle(self, stretch: Stretch) -> None:
         """Hold the occurrences without event against the account of what was purged there."""
+        if (only := self.only_one_missing(stretch)) is not None:
+            inside = self.clip(only - INSTANT, only) is not None
+            self.report.expected += stretch.inside
+            self.report.purged += stretch.inside - inside
+            if inside:
+                text = "it has no event, and is not among those that were purged around it"
+                self.tell(Kind.MISSING, Code.MISSING, None, text, at=only)
+            return
         short = max(0, stretch.gaps - stretch.occurrences)
         where = f"between {format_utc(stretch.first)} and {format_utc(stretch.last)}"
         missing = min(short, stretch.inside)
@@ -332,6 +344,18 @@ class Check:
         if stretch.occurrences > stretch.gaps:
             text = f"{stretch.occurrences} occurrences {where} were purged, but {stretch.gaps} have no event"
             self.wrong(Code.PURGE_SURPLUS, text + self.doubt(stretch.first))
+        elif stretch.summed and not short and stretch.off:
+            text = f"as many occurrences {where} have no event as were purged, but they are not the same"
+            self.wrong(Code.PURGE_OTHER, text + self.doubt(stretch.first))
+
+    def only_one_missing(self, stretch: Stretch) -> datetime | None:
+        """The one occurrence that has no event and was not purged, when there is one, and sums can tell."""
+        if not stretch.summed or stretch.gaps - stretch.occurrences != 1:
+            return None
+        if not micros(stretch.first) <= stretch.off <= micros(stretch.last):
+            return None
+        instant = EPOCH + stretch.off * INSTANT
+        return instant if self.count(instant - INSTANT, instant) else None
 
     # ------------------------------------------------------------------------------------- in good order
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
+from models.account import MODULUS
 from triggers.audit.records import Purged, Span, Subject
 from triggers.audit.timeline import INSTANT
 
@@ -14,14 +15,35 @@ from triggers.audit.timeline import INSTANT
 class Stretch:
     """A stretch [first, last] in which events of a trigger were purged, which stood for `occurrences`.
 
-    `gaps` are its occurrences without an event, `inside` those of them that lie in the audited span.
+    `gaps` are its occurrences without an event, `inside` those of them that lie in the audited span. Where
+    each purged event stood for one occurrence, `instants` is the sum of theirs, and `sum` that of the gaps.
     """
 
     first: datetime
     last: datetime
-    occurrences: int
+    occurrences: int = 0
+    planned: int = 0
+    instants: int = 0
     gaps: int = 0
     inside: int = 0
+    sum: int = 0
+
+    def add(self, other: Stretch | Purged) -> None:
+        """Take in another part of the account."""
+        self.first, self.last = min(self.first, other.first), max(self.last, other.last)
+        self.occurrences += other.occurrences
+        self.planned += other.planned
+        self.instants += other.instants
+
+    @property
+    def summed(self) -> bool:
+        """Whether the sums can be compared."""
+        return self.planned == self.occurrences
+
+    @property
+    def off(self) -> int:
+        """By how much the gaps' sum is more than the account's, in microseconds."""
+        return (self.sum - self.instants) % MODULUS
 
 
 def stretches(purged: Iterable[Purged]) -> list[Stretch]:
@@ -29,13 +51,10 @@ def stretches(purged: Iterable[Purged]) -> list[Stretch]:
     found: list[Stretch] = []
     months: dict[object, Stretch] = {}
     for line in purged:
-        known = months.setdefault(line.month, Stretch(line.first, line.last, 0))
-        known.first, known.last = min(known.first, line.first), max(known.last, line.last)
-        known.occurrences += line.occurrences
+        months.setdefault(line.month, Stretch(line.first, line.last)).add(line)
     for one in sorted(months.values(), key=lambda stretch: stretch.first):
         if found and one.first <= found[-1].last:
-            found[-1].last = max(found[-1].last, one.last)
-            found[-1].occurrences += one.occurrences
+            found[-1].add(one)
         else:
             found.append(one)
     return [one for one in found if one.occurrences]

@@ -55,6 +55,7 @@ class Code(StrEnum):
     ATTEMPTS_INCOMPLETE = "attempts_incomplete"
     ATTEMPTS_OVERLAP = "attempts_overlap"
     PURGE_SURPLUS = "purge_surplus"
+    PURGE_OTHER = "purge_other"
     LOG_BROKEN = "log_broken"
     NOT_ON_RECORD = "not_on_record"
     UNREADABLE = "unreadable"
@@ -80,12 +81,16 @@ class Change(NamedTuple):
 
 
 class Purged(NamedTuple):
-    """A line of the account of deleted events: of a month and a fate."""
+    """A line of the account of deleted events: of a month and a fate.
+
+    `planned` is the number of planned events, `instants` the sum of theirs (`models.account`).
+    """
 
     month: date
     status: str
-    events: int
     occurrences: int
+    planned: int
+    instants: int
     first: datetime
     last: datetime
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from models.account import micros
 from models.states import Change as Made
 from models.states import TriggerState
 from triggers.audit.records import Change, Code
@@ -48,6 +49,17 @@ class Piece:
         """The occurrences in (after, until], and in the stretch."""
         after, until = max(after, self.after), min(until, self.until)
         return None if self.schedule is None or after >= until else self.schedule.run(after, until, UNLIMITED)
+
+    def total(self, after: datetime, until: datetime) -> int:
+        """The sum of the occurrences in (after, until], and in the stretch, in microseconds since 1970."""
+        if (run := self.run(after, until)) is None:
+            return 0
+        if self.schedule is not None and self.schedule.kind == "interval":
+            return run.count * (micros(run.first) + micros(run.last)) // 2
+        total, instant = micros(run.first), self.next(run.first)
+        while instant is not None and instant <= run.last:
+            total, instant = total + micros(instant), self.next(instant)
+        return total
 
 
 @dataclass(slots=True)
@@ -124,6 +136,10 @@ class Timeline:
         """The occurrences in (after, until]: first, last, how many."""
         runs = [run for piece in self.pieces if (run := piece.run(after, until)) is not None]
         return Run(runs[0].first, runs[-1].last, sum(run.count for run in runs)) if runs else None
+
+    def total(self, after: datetime, until: datetime) -> int:
+        """The sum of the occurrences in (after, until], in microseconds since 1970."""
+        return sum(piece.total(after, until) for piece in self.pieces)
 
     def at(self, instant: datetime) -> Piece | None:
         """The stretch of an instant."""

@@ -60,14 +60,16 @@ def changes(connection: Connection, trigger_id: str | None) -> Iterator[Sequence
 
 
 PURGED = """
-SELECT {trigger_id}, month, status, events, occurrences, first_scheduled_for, last_scheduled_for
+SELECT {trigger_id}, month, status, occurrences, planned, instants, first_scheduled_for, last_scheduled_for
 FROM purged_events {only} ORDER BY purged_events.trigger_id, month
 """
 
 
 def purged(connection: Connection, trigger_id: str | None) -> Iterator[Sequence[Any]]:
-    """The accounts of deleted events: trigger's id, month, status, events, occurrences, first, last."""
-    rows = stream(connection, PURGED, trigger_id, "trigger_id", (5, 6))
+    """The accounts of deleted events: trigger's id, month, status, occurrences, planned, instants, first,
+    last.
+    """
+    rows = stream(connection, PURGED, trigger_id, "trigger_id", (6, 7))
     return ((row[0], as_date(row[1]), *row[2:]) for row in rows)
 
 

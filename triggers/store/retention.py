@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from models.account import MODULUS, sum_of
 from models.base import Id, Instant
 from models.states import EventState, Source, Status, one_of
 from triggers.store import bulk
@@ -32,13 +33,16 @@ SELECT id, trigger_id, scheduled_for, status, source, coalesced, coalesced_from,
 WHERE state = :state AND {statuses} AND finished_at < :before LIMIT :most {skip}
 """
 DELETE = "DELETE FROM events WHERE id {ids}"
-ACCOUNT = """
+ACCOUNT = f"""
 INSERT INTO purged_events
-  (trigger_id, month, status, events, occurrences, first_scheduled_for, last_scheduled_for)
-VALUES (:trigger_id, :month, :status, :events, :occurrences, :first, :last)
+  (trigger_id, month, status, events, occurrences, planned, instants,
+   first_scheduled_for, last_scheduled_for)
+VALUES (:trigger_id, :month, :status, :events, :occurrences, :planned, :instants, :first, :last)
 ON CONFLICT (trigger_id, month, status) DO UPDATE SET
   events = purged_events.events + excluded.events,
   occurrences = purged_events.occurrences + excluded.occurrences,
+  planned = purged_events.planned + excluded.planned,
+  instants = (purged_events.instants + excluded.instants) % {MODULUS},
   first_scheduled_for =
     CASE WHEN excluded.first_scheduled_for < purged_events.first_scheduled_for
          THEN excluded.first_scheduled_for ELSE purged_events.first_scheduled_for END,
@@ -99,6 +103,8 @@ def account_row(connection: Connection, key: tuple[str, date, str], group: Seque
             "status": key[2],
             "events": len(group),
             "occurrences": sum(row.coalesced for row in planned),
+            "planned": len(planned),
+            "instants": sum_of(row.scheduled_for for row in planned),
             "first": min(row.coalesced_from or row.scheduled_for for row in group),
             "last": max(row.scheduled_for for row in group),
         },

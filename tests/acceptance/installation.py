@@ -17,12 +17,13 @@ from sqlalchemy import select
 
 from celery_config.broker import options
 from celery_config.dispatch import TICK, dispatch
-from models.database import Database
+from models.database import Database, schema_is_current
 from models.event import Attempt, Event
 from models.trigger import Trigger
 from tests.processes import Process, free_port, wait_until
 from tests.servers import PostgreSQL
 from triggers import manage
+from triggers.audit.run import audit
 from triggers.definition import parse_trigger
 from triggers.settings import Settings
 from triggers.tick import Hint
@@ -89,7 +90,32 @@ class Installation:
             process.kill()
         pools.reset()
         self.app.close()
-        self.database.close()
+        try:
+            if error is None and self.migrated():
+                self.audit()
+        finally:
+            self.database.close()
+
+    def migrated(self) -> bool:
+        """Whether there is anything to look at: some tests need no database."""
+        with self.database.read() as connection:
+            return schema_is_current(connection)
+
+    def audit(self) -> None:
+        """Whatever was killed: no occurrence is missing or doubled, and no record contradicts itself.
+
+        Late is what nobody was left to do.
+        """
+        _, report = audit(
+            self.database,
+            None,
+            None,
+            None,
+            patience=timedelta(seconds=self.settings.tick_seconds + self.settings.horizon_seconds),
+            archive_after=timedelta(seconds=self.settings.event_active_seconds),
+            tzdata=manage.TZDATA,
+        )
+        assert [finding for finding in report.findings if finding.kind != "overdue"] == []
 
     # Processes
 

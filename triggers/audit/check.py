@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 
 from models.account import EPOCH, micros
+from models.states import UNFINISHED, Source, Status
 from models.states import Change as Made
-from models.states import Source, Status
 from triggers.audit.lives import faults
 from triggers.audit.purges import Stretch, reach, touched
 from triggers.audit.records import (
     MOST_FINDINGS,
     Code,
-    Finding,
     Kind,
     Note,
     Recorded,
@@ -21,17 +20,15 @@ from triggers.audit.records import (
     Span,
     Subject,
 )
+from triggers.audit.telling import Teller, broken, matches
 from triggers.audit.timeline import (
     INSTANT,
     Piece,
-    Timeline,
     ends_at,
     idle_code,
     in_words,
     plans,
-    same_json,
     understood,
-    zone_of,
 )
 from triggers.rfc3339 import format_utc
 from triggers.rules import Run
@@ -40,7 +37,6 @@ from triggers.schedule import fire_at
 MISSING = "planned, and no event has it"
 NOT_PLANNED = "due, and no tick has planned it"
 NEVER_RAN = (Status.SKIPPED, Status.CANCELLED)
-UNFINISHED = (Status.PENDING, Status.RUNNING)
 
 Beyond = Callable[[], Recorded | None]
 
@@ -56,20 +52,15 @@ def check(
     Check(subject, span, report).check(events, beyond)
 
 
-class Check:
+class Check(Teller):
     """One trigger's audit in the making: a cursor that moves forward over occurrences and events."""
 
     def __init__(self, subject: Subject, span: Span, report: Report) -> None:
-        self.subject = subject
-        self.span = span
-        self.report = report
+        super().__init__(subject, span, report)
         self.stretches = touched(subject, span)
         since, until = reach(subject, span)
-        self.timeline = Timeline(subject.changes, max(until, span.now))
         self.cursor = since - INSTANT  # every occurrence up to here is judged
         self.last = until - INSTANT
-        self.inside_after = span.since - INSTANT
-        self.inside_until = span.until - INSTANT
         self.latest: Recorded | None = None  # the planned event before
         # What a trigger that plans has not reached yet has no event; all else must have one.
         planning = subject.state == "active" and not subject.deleted
@@ -94,33 +85,15 @@ class Check:
     # ------------------------------------------------------------------------------------- the trigger
 
     def on_record(self) -> None:
-        """The log must begin with a creation, end with a deletion, and say what the trigger is."""
-        changes, subject = self.subject.changes, self.subject
-        if not changes or changes[0].change != Made.CREATED:
-            self.wrong(Code.LOG_BROKEN, "the log of changes does not begin with its creation")
-        if any(change.change == Made.DELETED for change in changes[:-1]):
-            self.wrong(Code.LOG_BROKEN, "the log of changes goes on after a deletion")
-        if not changes:
-            return
-        final = changes[-1]
-        same = (
-            final.state == subject.state
-            and (final.change == Made.DELETED) == subject.deleted
-            and final.anchor == subject.anchor
-            and same_json(final.schedule, subject.schedule)
-            and same_json(final.policy, subject.policy)
-        )
-        if not same:
+        """The trigger must be what its log says, and the log must be readable."""
+        for text in broken(self.subject):
+            self.wrong(Code.LOG_BROKEN, text)
+        if not matches(self.subject):
             self.wrong(Code.NOT_ON_RECORD, "the trigger is not what its log of changes says")
         for piece in self.timeline.pieces:
             if piece.schedule is None and self.clip(piece.after, piece.until) is not None:
-                self.wrong(
-                    Code.UNREADABLE, f"its schedule since {format_utc(piece.after)} cannot be read any more"
-                )
-
-    def wrong(self, code: Code, text: str) -> None:
-        """A finding about the trigger itself."""
-        self.tell(Kind.UNEXPECTED, code, None, text)
+                since = format_utc(piece.after)
+                self.wrong(Code.UNREADABLE, f"its schedule since {since} cannot be read any more")
 
     # ---------------------------------------------------------------------------------------- an event
 
@@ -301,6 +274,7 @@ class Check:
         self.lost(after, until, Kind.OVERDUE, Code.NOT_PLANNED, NOT_PLANNED)
 
     def lost(self, after: datetime, until: datetime, kind: Kind, code: Code, text: str) -> None:
+        """Tell of each occurrence of the span in (after, until], as far as findings are told one by one."""
         piece = self.clip(after, until)
         run = self.timeline.run(*piece) if piece is not None else None
         if run is None:
@@ -373,50 +347,3 @@ class Check:
             if run is not None:
                 text = f"the trigger was {in_words(change)} since {format_utc(change.effective_at)}"
                 self.report.idle(Note(idle_code(change), run.first, run.last, run.count, text))
-
-    # ------------------------------------------------------------------------------------------- helpers
-
-    def clip(self, after: datetime, until: datetime) -> tuple[datetime, datetime] | None:
-        """The part of (after, until] that lies in the audited span."""
-        after, until = max(after, self.inside_after), min(until, self.inside_until)
-        return (after, until) if after < until else None
-
-    def count(self, after: datetime, until: datetime) -> int:
-        run = self.timeline.run(after, until)
-        return run.count if run else 0
-
-    def doubt(self, instant: datetime) -> str:
-        """What to consider when the rules of a zone have changed since."""
-        change = self.timeline.in_force(instant)
-        zone = zone_of(understood(change)) if change is not None else None
-        others = ({change.tzdata} | self.span.others) - {self.span.tzdata} if change is not None else set()
-        if zone is None or not others:
-            return ""
-        versions = ", ".join(sorted(others))
-        return (
-            f"; computed with tzdata {self.span.tzdata}, but planned under {versions}, too:"
-            f" the rules of {zone} may have changed"
-        )
-
-    def unexpected(self, event: Recorded, code: Code, text: str, kinds: set[Kind]) -> None:
-        """A finding about an event, which counts once however much is wrong with it."""
-        self.tell(Kind.UNEXPECTED, code, event, text, counts=Kind.UNEXPECTED not in kinds)
-        kinds.add(Kind.UNEXPECTED)
-
-    def tell(
-        self,
-        kind: Kind,
-        code: Code,
-        event: Recorded | None,
-        text: str,
-        counts: bool = True,
-        at: datetime | None = None,
-    ) -> None:
-        self.report.add(self.finding(kind, code, event, text, at), None if counts else 0)
-
-    def finding(
-        self, kind: Kind, code: Code, event: Recorded | None, text: str, at: datetime | None
-    ) -> Finding:
-        when = event.scheduled_for if event is not None else at
-        found = event.id if event is not None else None
-        return Finding(kind, code, self.subject.id, self.subject.name, when, text, found)

@@ -16,6 +16,8 @@ from triggers.errors import InvalidSchedule
 from triggers.rfc3339 import format_utc, parse_instant
 from triggers.store import reads
 
+PATIENCE_SECONDS = 600  # for the first rows: of a short span in a large table they may be far apart
+
 
 @click.option("--from", "since", help="The first instant, RFC 3339. Default: 24 hours before the last.")
 @click.option("--to", "until", help="The last instant, exclusive. Default: now.")
@@ -28,7 +30,7 @@ def audit(session: Session, since: str | None, until: str | None, trigger: str |
     """
     first, last = instant_of(since, "--from"), instant_of(until, "--to")
     settings = session.settings
-    with session.database() as database:
+    with session.database(PATIENCE_SECONDS) as database:
         trigger_id = None
         if trigger is not None:
             with database.read() as connection:

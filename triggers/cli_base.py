@@ -31,6 +31,7 @@ from triggers.settings import Settings, without_password
 NO = 1  # the answer is no: refused, not found, not well
 USED_WRONGLY = 2
 HINT_SECONDS = 2.0  # how long a command waits for the broker to take its hint
+HURRY_SECONDS = LOCK_SECONDS + 1  # for the database to answer: somebody sits and waits
 CLOSE_SECONDS = 0.1  # and for a connection to close, over which there was nothing to send
 SHOWN_PROBLEMS = 5  # of a document, in the one line of an error
 # Left alone, kombu tries for ever to reach a broker that is away.
@@ -57,12 +58,15 @@ class Session:
         return local_files.broker_url(self.settings)
 
     @contextmanager
-    def database(self) -> Iterator[Database]:
-        """The database. Raises Refused, which says why, when it is away or not migrated."""
+    def database(self, patience: float = HURRY_SECONDS) -> Iterator[Database]:
+        """The database, which may take `patience` seconds to answer a statement.
+
+        Raises Refused, which says why, when it is away or not migrated.
+        """
         file = local_files.database_file(self.settings)
         if file is not None and not file.exists():  # looking would create it, empty
             raise Refused(f"there is no database {file} yet: run `triggerbeat migrate`, or `triggerbeat up`")
-        database = Database(self.settings.database_url, patience=LOCK_SECONDS + 1)  # somebody sits and waits
+        database = Database(self.settings.database_url, patience=patience)
         try:
             yield database
         except SQLAlchemyError as error:

@@ -346,6 +346,7 @@ def test_what_an_emptied_broker_has_lost_is_sent_by_the_next_tick(
             connection.execute(
                 update(Event).where(Event.status == "pending").values(**often, **overdue, misfire_at=None)
             )
+        installation.changed_by_hand = True
         valkey.flush()
         installation.hint()
         installation.wait_for("lost")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from importlib import import_module
 from typing import Any
 
 import click
 
+from triggers import tzdata
 from triggers.audit.records import Finding, Note, Report, Span
 from triggers.audit.run import audit as audit_of
 from triggers.cli_base import NO, Session, command
@@ -43,7 +43,7 @@ def audit(session: Session, since: str | None, until: str | None, trigger: str |
                 trigger_id,
                 patience=timedelta(seconds=settings.tick_seconds + settings.horizon_seconds),
                 archive_after=timedelta(seconds=settings.event_active_seconds),
-                tzdata=import_module("tzdata").IANA_VERSION,
+                tzdata=tzdata.release(),
             )
         except ValueError as error:
             raise click.UsageError(str(error)) from None

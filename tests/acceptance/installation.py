@@ -23,7 +23,7 @@ from models.event import Attempt, Event
 from models.trigger import Trigger
 from tests.processes import Process, free_port, wait_until
 from tests.servers import PostgreSQL
-from triggers import manage
+from triggers import manage, tzdata
 from triggers.audit.run import audit
 from triggers.definition import parse_trigger
 from triggers.settings import Settings
@@ -116,7 +116,7 @@ class Installation:
             None,
             patience=timedelta(seconds=self.settings.tick_seconds + self.settings.horizon_seconds),
             archive_after=timedelta(seconds=self.settings.event_active_seconds),
-            tzdata=manage.TZDATA,
+            tzdata=tzdata.release(),
         )
         wrong = [finding for finding in report.findings if finding.kind != "overdue"]
         assert not wrong, wrong

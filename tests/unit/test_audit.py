@@ -209,6 +209,15 @@ def test_max_runs_counts_over_pauses_and_anew_with_another_schedule() -> None:
     assert counts(audit(one, events)) == {"expected": 5, "recorded": 5}
 
 
+def test_max_runs_goes_on_from_what_was_counted_by_the_rules_before_an_update_of_the_tz_database() -> None:
+    limited = every(max_runs=5)
+    moved = change("replanned", at(25), limited)._replace(planned_count=4)
+    one = subject(change(schedule=limited), moved)
+    assert counts(audit(one, GOOD[:4])) == {"expected": 4, "recorded": 4}
+    one = subject(change(schedule=limited), moved._replace(change="resumed"))
+    assert counts(audit(one, GOOD[:5])) == {"expected": 5, "recorded": 5}
+
+
 def test_completion_ends_nothing() -> None:
     """A trigger may be completed before the instant of an event that was cancelled."""
     one = subject(

@@ -78,6 +78,7 @@ class Change(NamedTuple):
     anchor: datetime
     policy: str  # JSON
     tzdata: str
+    planned_count: int = 0  # towards max_runs, when it took effect
 
 
 class Purged(NamedTuple):

@@ -92,6 +92,8 @@ class Timeline:
             new = index == 0 or not same_schedule(change, changes[index - 1])
             if new:
                 self._count = 0
+            elif change.change == Made.REPLANNED:  # what counts was planned by rules that are gone
+                self._count = change.planned_count
             if plans(change):
                 self._add(change, ends_at(changes, index), new)
         for at, single in self.singles.items():

@@ -49,13 +49,16 @@ def subjects(connection: Connection, trigger_id: str | None) -> Iterator[Sequenc
 
 
 CHANGES = """
-SELECT {trigger_id}, change, effective_at, state, {schedule}, anchor, {policy}, tzdata
+SELECT {trigger_id}, change, effective_at, state, {schedule}, anchor, {policy}, tzdata,
+       planned_count
 FROM trigger_changes {only} ORDER BY trigger_changes.trigger_id, trigger_changes.id
 """
 
 
 def changes(connection: Connection, trigger_id: str | None) -> Iterator[Sequence[Any]]:
-    """The logs of changes: trigger's id, change, effective_at, state, schedule, anchor, policy, tzdata."""
+    """The logs of changes: trigger's id, change, effective_at, state, schedule, anchor, policy, tzdata,
+    planned_count.
+    """
     return stream(connection, CHANGES, trigger_id, "trigger_id", (2, 5))
 
 

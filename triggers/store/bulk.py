@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, CursorResult, TextClause, text
+from sqlalchemy.sql.expression import TextualSelect
 
 from models.base import Instant, instant_text
 
@@ -85,8 +87,10 @@ def run(
     connection: Connection, statement: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], **more: Any
 ) -> CursorResult[Any]:
     """Execute `statement`, in which `{rows}` stands for the derived table."""
-    clause = text(statement.format(rows=rows_of(connection, columns)))
-    return connection.execute(clause, bind(connection, columns, rows) | instants(connection, more))
+    return connection.execute(
+        clause(statement.format(rows=rows_of(connection, columns))),
+        bind(connection, columns, rows) | instants(connection, more),
+    )
 
 
 def ids(connection: Connection, values: Iterable[str]) -> Any:
@@ -125,6 +129,23 @@ def plan_anew(connection: Connection) -> None:
 
 
 def sql(connection: Connection, statement: str) -> TextClause:
-    """A textual statement in which `{ids}` and `{skip_locked}` are filled in for this database."""
+    """A textual statement in which `{ids}` and `{lock}` are filled in for this database."""
     lock = "FOR NO KEY UPDATE" if is_postgres(connection) else ""
-    return text(statement.format(ids=among(connection), lock=lock))
+    return clause(statement.format(ids=among(connection), lock=lock))
+
+
+def typed(connection: Connection, statement: str, **types: Any) -> TextualSelect:
+    """As `sql`, with the types of the columns that it returns."""
+    return select_of(sql(connection, statement), tuple(types.items()))
+
+
+@lru_cache(maxsize=500)
+def clause(statement: str) -> TextClause:
+    """A textual statement, made once: SQLAlchemy takes as long to make one as to execute it."""
+    return text(statement)
+
+
+@lru_cache(maxsize=500)
+def select_of(made: TextClause, types: tuple[tuple[str, Any], ...]) -> TextualSelect:
+    """A textual statement with its columns, made once."""
+    return made.columns(**dict(types))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, text
+from sqlalchemy import Connection, bindparam
 from sqlalchemy.types import String
 
 from models.base import Id, Instant, Json
@@ -68,7 +68,7 @@ WHERE e.id {ids} AND e.status = 'pending' AND t.target_type = :kind AND t.delete
 
 def look(connection: Connection, ids: Iterable[str], kind: str) -> list[Job]:
     """The pending events among `ids`, oldest first, whose target is of this kind now."""
-    statement = bulk.sql(connection, LOOK.replace("{job}", JOB)).columns(**JOB_TYPES)
+    statement = bulk.typed(connection, LOOK.replace("{job}", JOB), **JOB_TYPES)
     found = connection.execute(statement, {"ids": bulk.ids(connection, ids), "kind": kind})
     return sorted((Job(*row) for row in found), key=lambda job: job.scheduled_for)
 
@@ -85,7 +85,7 @@ def start(connection: Connection, ids: Sequence[str], now: datetime, lease: date
     """Begin an attempt at each; the attempt's number of those that were won."""
     if not ids:
         return {}
-    statement = bulk.sql(connection, START).columns(id=Id)
+    statement = bulk.typed(connection, START, id=Id)
     parameters = bulk.instants(connection, {"now": now, "lease": lease})
     found = connection.execute(statement, parameters | {"ids": bulk.ids(connection, ids)})
     return {row.id: row.attempt for row in found}
@@ -96,7 +96,7 @@ UPDATE events e SET status = 'running', attempt = e.attempt + 1, started_at = CO
        attempt_started_at = c.now,
        lease_until = c.now + make_interval(secs => :margin + CAST(t.policy->>'timeout_seconds' AS float))
 FROM triggers t, (SELECT COALESCE(CAST(:now AS timestamptz), clock_timestamp()) AS now) c
-WHERE e.id = :id AND e.status = 'pending' AND e.due_at <= c.now AND e.misfire_at >= c.now
+WHERE e.id = CAST(:id AS uuid) AND e.status = 'pending' AND e.due_at <= c.now AND e.misfire_at >= c.now
   AND t.id = e.trigger_id AND t.target_type = 'celery' AND t.target->>'task' = :task
   AND t.deleted_at IS NULL AND t.policy->>'overlap' = 'allow'
 RETURNING {job}, e.attempt_started_at
@@ -110,9 +110,9 @@ def begin(
 
     For PostgreSQL: one statement in place of five round trips.
     """
-    statement = text(BEGIN.format(job=JOB)).columns(**JOB_TYPES, attempt_started_at=Instant)
+    statement = bulk.typed(connection, BEGIN.replace("{job}", JOB), **JOB_TYPES, attempt_started_at=Instant)
     parameters = {"id": event_id, "task": task, "now": now, "margin": margin.total_seconds()}
-    found = connection.execute(statement.bindparams(bindparam("id", type_=Id)), parameters).one_or_none()
+    found = connection.execute(statement, parameters).one_or_none()
     return None if found is None else Job(*found)
 
 
@@ -129,7 +129,7 @@ def complete(connection: Connection, ids: Sequence[str], now: datetime) -> dict[
     """Start and finish in one: for targets whose work is done before the commit. Who was won."""
     if not ids:
         return {}
-    statement = bulk.sql(connection, COMPLETE.replace("{completed}", COMPLETED)).columns(id=Id)
+    statement = bulk.typed(connection, COMPLETE.replace("{completed}", COMPLETED), id=Id)
     parameters = bulk.instants(connection, {"now": now})
     found = connection.execute(statement, parameters | {"ids": bulk.ids(connection, ids)})
     return {row.id: row.attempt for row in found}
@@ -160,9 +160,9 @@ def complete_plain(
     )
     text_ = COMPLETE_PLAIN.replace("{completed}", COMPLETED).replace("{overlap}", overlap)
     text_ = text_.replace("{exhausted}", "t.exhausted" if exhausted else "NOT t.exhausted")
-    statement = bulk.sql(connection, text_).columns(id=Id, trigger_id=Id)
+    statement = bulk.typed(connection, text_, id=Id, trigger_id=Id)
     parameters = bulk.instants(connection, {"now": now}) | {"ids": bulk.ids(connection, ids)}
-    return {row.id: row.trigger_id for row in connection.execute(statement, parameters)}
+    return dict(connection.execute(statement, parameters).tuples().all())
 
 
 FINISH_COLUMNS = (
@@ -277,7 +277,7 @@ def under_way(connection: Connection, trigger_ids: Iterable[str]) -> set[str]:
     chosen = sorted(set(trigger_ids))
     lifecycle.lock(connection, chosen)
     parameters = {"ids": bulk.ids(connection, chosen)}
-    statement = bulk.sql(connection, UNDER_WAY).columns(trigger_id=Id)
+    statement = bulk.typed(connection, UNDER_WAY, trigger_id=Id)
     return {row.trigger_id for row in connection.execute(statement, parameters)}
 
 
@@ -297,7 +297,7 @@ def due(
     """
     parameters = bulk.instants(connection, {"now": now})
     parameters["ids"] = bulk.ids(connection, sorted(set(trigger_ids)))
-    statement = bulk.sql(connection, DUE).columns(id=Id, trigger_id=Id, misfire_at=Instant, due_at=Instant)
+    statement = bulk.typed(connection, DUE, id=Id, trigger_id=Id, misfire_at=Instant, due_at=Instant)
     return [(r.id, r.trigger_id, r.misfire_at, r.due_at) for r in connection.execute(statement, parameters)]
 
 
@@ -326,7 +326,7 @@ def deleted(connection: Connection, trigger_ids: Iterable[str]) -> set[str]:
     chosen = sorted(set(trigger_ids))
     if not chosen:
         return set()
-    statement = bulk.sql(connection, DELETED).columns(id=Id)
+    statement = bulk.typed(connection, DELETED, id=Id)
     return {row.id for row in connection.execute(statement, {"ids": bulk.ids(connection, chosen)})}
 
 
@@ -335,5 +335,5 @@ NAMES = "SELECT e.id, t.name FROM events e JOIN triggers t ON t.id = e.trigger_i
 
 def names(connection: Connection, ids: Iterable[str]) -> dict[str, str]:
     """The names of these events' triggers."""
-    statement = bulk.sql(connection, NAMES).columns(id=Id)
+    statement = bulk.typed(connection, NAMES, id=Id)
     return {row.id: row.name for row in connection.execute(statement, {"ids": bulk.ids(connection, ids)})}

@@ -58,7 +58,7 @@ def complete(
     parameters = bulk.instants(connection, {"now": now})
     if chosen is not None:
         parameters["ids"] = bulk.ids(connection, sorted(chosen))
-    statement = bulk.sql(connection, COMPLETE.replace("{which}", which)).columns(id=Id)
+    statement = bulk.typed(connection, COMPLETE.replace("{which}", which), id=Id)
     done = [row.id for row in connection.execute(statement, parameters)]
     if done:
         record(connection, done, Change.COMPLETED, now, tzdata)

@@ -139,7 +139,7 @@ def ahead(connection: Connection, ids: Sequence[str], now: datetime) -> dict[str
     """The instants for which these triggers have events already."""
     found: dict[str, set[datetime]] = {}
     if ids:
-        statement = bulk.sql(connection, AHEAD).columns(trigger_id=Id, scheduled_for=Instant)
+        statement = bulk.typed(connection, AHEAD, trigger_id=Id, scheduled_for=Instant)
         parameters = bulk.instants(connection, {"now": now}) | {"ids": bulk.ids(connection, ids)}
         for row in connection.execute(statement, parameters):
             found.setdefault(row.trigger_id, set()).add(row.scheduled_for)
@@ -156,7 +156,7 @@ RETURNING trigger_id, coalesced
 
 def drop_planned(connection: Connection, ids: Sequence[str], now: datetime) -> Counter[str]:
     """Remove what is planned for later than `now` and never started; how many occurrences of each."""
-    statement = bulk.sql(connection, DROP).columns(trigger_id=Id)
+    statement = bulk.typed(connection, DROP, trigger_id=Id)
     parameters = bulk.instants(connection, {"now": now}) | {"ids": bulk.ids(connection, ids)}
     gone: Counter[str] = Counter()
     for row in connection.execute(statement, parameters):

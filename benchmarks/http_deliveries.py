@@ -26,7 +26,7 @@ from benchmarks.burst import WARM_UP, Burst, burst
 from benchmarks.harness import DATABASES, ROOT, Site, report, site, table
 from tests.processes import Process, free_port
 from tests.servers import wait_until
-from triggers.courier import PER_HOST
+from triggers.calls import PER_HOST
 
 MUST_REACH = 0.4  # of what aiohttp alone reaches
 BODY = {"day": "2026-11-20T09:00:00Z", "ids": [1, 2, 3]}

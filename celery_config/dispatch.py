@@ -16,7 +16,7 @@ from celery import Celery
 from kombu import Connection
 
 from celery_config.broker import OURS, PREFIX
-from triggers.courier import values_of
+from triggers.outgoing import values_of
 from triggers.store.delivery import Job
 from triggers.targets.placeholders import render
 from triggers.tick import Hint, Queues

@@ -9,15 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import resource
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -25,26 +23,20 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from models.database import Database, in_one_line, is_away
 from triggers import deliver
+from triggers.calls import Calls
 from triggers.deliver import Finish, Finished, Released
+from triggers.lanes import CHUNK, Batch, Lane, SharedClock
+from triggers.outgoing import values_of
 from triggers.store import delivery, lifecycle
 from triggers.store.delivery import Job
-from triggers.targets import Outcome, log
-from triggers.targets.address import parse_url
-from triggers.targets.http import HttpCaller, HttpRequest
+from triggers.targets import log
+from triggers.targets.http import HttpCaller
 from triggers.targets.placeholders import render
 from triggers.tick import Dispatch, Hint
 
-CHUNK = 500  # events in one statement
-LATE_CHUNK = 50  # of these, for events that came late, when there are others
 LATE_SECONDS = 1.0  # after its instant an event that comes now is late anyway
 MOST_DUE = 2_000  # due events in this process before it takes no more from the broker
-PER_HOST = 100  # calls in flight to one host, so that one that hangs delays nobody else
-IN_FLIGHT = 2_000  # calls in flight in this process
-MOST_FILES = 8_192  # that we ask to have open at once; Debian gives a process 1,024 unasked
-OTHER_FILES = 200  # of these, for all but calls
-AT_ONCE = 20  # calls that begin in one turn of the loop
 SWITCH_SECONDS = 0.001  # a thread that computes lets the loop have its turn; Python's own 5 ms add up
-RESYNC_SECONDS = 30.0  # how often the distance to the database's clock is measured
 NOT_EARLY_SECONDS = 0.0005  # after the computed instant, for the error of that measure
 HAND_BACK_SECONDS = 2.0  # for publishing what a stopping process held; a tick finds what was not
 RECORD_SECONDS = (
@@ -53,79 +45,11 @@ RECORD_SECONDS = (
 PAUSE_SECONDS = 1.0  # between tries to record results while the database is away
 
 Publish = Callable[[Sequence[Job]], None]  # sends users' tasks to their queue; raises when it cannot
-Batch = list[tuple[str, datetime]]  # ids with their instants
 NOTHING = deliver.Ready([], [])
 NOBODY = "00000000-0000-0000-0000-000000000000"
 T = TypeVar("T")
 
 logger = logging.getLogger("triggerbeat.courier")
-
-
-class SharedClock:
-    """The database's clock, read through this machine's monotonic one."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._offset = 0.0
-        self._measured = float("-inf")
-        self._lock = threading.Lock()
-
-    def measure(self, at_once: bool = False) -> None:
-        """Measure the distance again when the last measure is old, or `at_once`; blocks for one statement."""
-        with self._lock:
-            if not at_once and time.monotonic() - self._measured < RESYNC_SECONDS:
-                return
-            with self._database.read() as connection:
-                before = time.monotonic()
-                now = self._database.now(connection).timestamp()
-                after = time.monotonic()
-            self._offset = now - (before + after) / 2
-            self._measured = after
-
-    def seconds_until(self, instant: datetime) -> float:
-        """How long until `instant`; negative when it has passed."""
-        return instant.timestamp() - self._offset - time.monotonic()
-
-
-class Lane:
-    """Due events of one kind of target, and who waits for some.
-
-    What is on time goes before what was late when it came, for which there is but a part of each chunk then:
-    whoever has a hundred thousand occurrences to make up for makes nobody else late.
-    """
-
-    def __init__(self, taken: Callable[[], None]) -> None:
-        self.due: deque[tuple[str, datetime]] = deque()
-        self.late: deque[tuple[str, datetime]] = deque()
-        self.wake = asyncio.Event()
-        self.taken = taken
-
-    def __len__(self) -> int:
-        return len(self.due) + len(self.late)
-
-    def put(self, batch: Iterable[tuple[str, datetime]], late: bool = False) -> None:
-        """These are due, and for longer than they should be with `late`."""
-        (self.late if late else self.due).extend(batch)
-        self.wake.set()
-
-    async def take(self) -> Batch:
-        """Up to a chunk of what is due, as soon as there is any."""
-        while not len(self):
-            self.wake.clear()
-            await self.wake.wait()
-        late = min(len(self.late), max(CHUNK - len(self.due), LATE_CHUNK))
-        batch = [self.due.popleft() for _ in range(min(CHUNK - late, len(self.due)))]
-        batch += [self.late.popleft() for _ in range(late)]
-        self.taken()
-        return batch
-
-
-@dataclass(slots=True)
-class Host:
-    """The calls to one host."""
-
-    in_flight: int = 0
-    parked: deque[Job] = field(default_factory=deque)
 
 
 class Courier:
@@ -160,7 +84,6 @@ class Courier:
 
     def start(self) -> None:
         """Start the loop's thread."""
-        self._most_in_flight = max(1, min(IN_FLIGHT, open_files() - OTHER_FILES))
         sys.setswitchinterval(SWITCH_SECONDS)
         ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(ready,), name="courier", daemon=True)
@@ -217,18 +140,12 @@ class Courier:
         self._unwanted: list[tuple[str, datetime, str]] = []  # came to be held while this process stops
         self._lanes = {kind: Lane(self._notify_room) for kind in ("log", "http", "celery")}
         self._held: dict[int, tuple[asyncio.TimerHandle, str, Batch]] = {}
-        self._hosts: dict[str, Host] = {}
-        self._in_flight = 0
-        self._calls: set[asyncio.Task[None]] = set()
-        self._launches: set[asyncio.Task[None]] = set()  # which begin calls
-        self._taken: dict[str, str] = {}  # HTTP events between look and finish, with their hosts
-        self._startable: deque[Job] = deque()
-        self._start_wake = asyncio.Event()
         self._finished: deque[Finished] = deque()
         self._finish_wake = asyncio.Event()
         self._recording = 0
         self._blocking = 0
         self._caller = HttpCaller(*self._caller_options)
+        self._calls = Calls(self._caller, self._ended)
         self._workers = [
             self._loop.create_task(self._forever(work))
             for work in (self._log, self._log, self._http, self._starts, self._tasks, self._finishes)
@@ -267,7 +184,7 @@ class Courier:
             self._blocking -= 1
 
     def _due_count(self, kind: str) -> int:
-        return len(self._lanes[kind]) + (len(self._startable) if kind == "http" else 0)
+        return len(self._lanes[kind]) + (len(self._calls.startable) if kind == "http" else 0)
 
     def _notify_room(self) -> None:
         with self._room:
@@ -372,70 +289,24 @@ class Courier:
     # http
 
     async def _http(self) -> None:
-        batch = [item for item in await self._lanes["http"].take() if item[0] not in self._taken]
+        batch = [item for item in await self._lanes["http"].take() if item[0] not in self._calls]
         for job in await self._sql(self._look, [id_ for id_, _ in batch], "http"):
-            if job.id not in self._taken:
-                self._taken[job.id] = host_of(job)
-                self._admit(job)
-
-    def _admit(self, job: Job) -> None:
-        """Let the job start when its host and this process have room, else park it."""
-        if self._draining:
-            self._taken.pop(job.id)
-            self._unwanted.append((job.id, job.due_at, job.target_type))
-            return
-        host = self._hosts.setdefault(self._taken[job.id], Host())
-        if not self._has_room(host):
-            host.parked.append(job)
-        else:
-            host.in_flight += 1
-            self._in_flight += 1
-            self._startable.append(job)
-            self._start_wake.set()
-
-    def _has_room(self, host: Host) -> bool:
-        """Whether one more call may begin. Each host has one, however many others hang."""
-        if host.in_flight == 0:
-            return True
-        return host.in_flight < PER_HOST and self._in_flight < self._most_in_flight
-
-    def _release(self, job: Job) -> None:
-        """A call ended, or never began: one that was parked may start."""
-        name = self._taken.pop(job.id)
-        host = self._hosts[name]
-        host.in_flight -= 1
-        self._in_flight -= 1
-        while host.parked and self._has_room(host):
-            self._admit(host.parked.popleft())
-        if not host.in_flight and not host.parked:
-            self._hosts.pop(name, None)
+            if self._draining:
+                self._unwanted.append((job.id, job.due_at, job.target_type))
+            elif job.id not in self._calls:
+                self._calls.admit(job)
 
     async def _starts(self) -> None:
-        while not self._startable:
-            self._start_wake.clear()
-            await self._start_wake.wait()
-        jobs = [self._startable.popleft() for _ in range(min(CHUNK, len(self._startable)))]
+        jobs = await self._calls.take()
         try:
             won, early = await self._sql(self._start, jobs)
         except BaseException:
-            for job in jobs:
-                self._release(job)
+            self._calls.release(jobs)
             raise
         begun = {job.id for job in won}
-        for job in jobs:
-            if job.id not in begun:
-                self._release(job)
-        keep(self._launches, self._loop.create_task(self._launch(won)))
+        self._calls.release([job for job in jobs if job.id not in begun])
+        self._calls.begin(won)
         self._hold_early("http", early)
-
-    async def _launch(self, jobs: Sequence[Job]) -> None:
-        """Begin the calls, a few in each turn of the loop: a thousand at once would hold it up for as long as
-        they take to connect, and with it everybody else's starts.
-        """
-        for number, job in enumerate(jobs, start=1):
-            keep(self._calls, self._loop.create_task(self._call(job)))
-            if number % AT_ONCE == 0:
-                await asyncio.sleep(0)
 
     def _start(self, jobs: Sequence[Job]) -> tuple[list[Job], Batch]:
         with self.database.write() as connection:
@@ -445,17 +316,11 @@ class Courier:
         deliver.started(won)
         return won, ready.early
 
-    async def _call(self, job: Job) -> None:
-        try:
-            outcome = await self._caller.call(http_request(job))
-        except Exception as error:
-            logger.exception("trigger=%s event=%s the call raised", job.name, job.id)
-            outcome = Outcome(False, error={"type": type(error).__name__, "message": "internal error"})
-        self._release(job)
-        self._finished.append(Finished(job, outcome))
-        self._finish_wake.set()
-
     # finish
+
+    def _ended(self, one: Finished) -> None:
+        self._finished.append(one)
+        self._finish_wake.set()
 
     async def _finishes(self) -> None:
         while not self._finished:
@@ -498,13 +363,13 @@ class Courier:
         called = time.monotonic()  # when a call was last in flight
         await self._hand_back()
         while self._busy() and time.monotonic() < end and not self._hurried:
-            called = time.monotonic() if self._calls else called
+            called = time.monotonic() if self._calls.in_flight else called
             if time.monotonic() - called > RECORD_SECONDS:
                 break
             await asyncio.sleep(0.02)
             await self._hand_back()
         await self._hand_back()
-        if left := len(self._calls) + len(self._finished) + self._recording:
+        if left := len(self._calls.in_flight) + len(self._finished) + self._recording:
             logger.warning("stopping with %d calls unrecorded: each is lost once its lease is over", left)
 
     async def _hand_back(self) -> None:
@@ -516,9 +381,11 @@ class Courier:
             handle.cancel()
         self._held.clear()
         self._unwanted = []
-        waiting += [(id_, due, "http") for id_, due in self._lanes["http"].due if id_ not in self._taken]
-        self._lanes["http"].due.clear()
-        jobs = self._take_unstarted()
+        http = self._lanes["http"]
+        waiting += [(id_, due, "http") for id_, due in (*http.due, *http.late) if id_ not in self._calls]
+        http.due.clear()
+        http.late.clear()
+        jobs = self._calls.take_unstarted()
         if not (waiting or jobs):
             return
         names = await self._names([id_ for id_, _, _ in waiting])
@@ -526,19 +393,6 @@ class Courier:
         hints += [Hint(job.id, job.due_at, "http", job.name) for job in jobs]
         publishing = self._loop.run_in_executor(self._publishing, self.hand_back, hints)
         await asyncio.wait([publishing], timeout=HAND_BACK_SECONDS)
-
-    def _take_unstarted(self) -> list[Job]:
-        """The calls that are parked, or may begin and have not."""
-        jobs = [job for host in self._hosts.values() for job in host.parked]
-        for host in self._hosts.values():
-            host.parked.clear()
-        for job in jobs:
-            self._taken.pop(job.id, None)
-        startable = list(self._startable)
-        self._startable.clear()
-        for job in startable:
-            self._release(job)
-        return jobs + startable
 
     async def _names(self, ids: Sequence[str]) -> dict[str, str]:
         """The names of these events' triggers, for who looks at the queue; none when that takes long."""
@@ -555,57 +409,4 @@ class Courier:
 
     def _busy(self) -> bool:
         due = any(self._due_count(kind) for kind in self._lanes)
-        calling = self._calls or self._launches
-        return bool(calling or self._finished or self._recording or self._blocking or due)
-
-
-def keep(tasks: set[asyncio.Task[None]], task: asyncio.Task[None]) -> None:
-    """Hold a task until it ends, as the loop itself does not."""
-    tasks.add(task)
-    task.add_done_callback(tasks.discard)
-
-
-def open_files() -> int:
-    """Raise the number of files this process may have open to what is allowed; that number."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    allowed = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
-    if soft == resource.RLIM_INFINITY or soft >= allowed:
-        return MOST_FILES
-    with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-
-
-def host_of(job: Job) -> str:
-    """The host that a job calls."""
-    url = parse_url(job.target["url"])
-    return f"{url.host}:{url.port}"
-
-
-def values_of(job: Job) -> dict[str, str]:
-    """What the placeholders stand for."""
-    form = "microseconds" if job.scheduled_for.microsecond else "seconds"
-    return {
-        "scheduled_for": job.scheduled_for.replace(tzinfo=None).isoformat(timespec=form) + "Z",
-        "event_id": job.id,
-        "trigger_id": job.trigger_id,
-        "trigger_name": job.name,
-        "attempt": str(job.attempt),
-    }
-
-
-def http_request(job: Job) -> HttpRequest:
-    """The job's call, with its placeholders filled in."""
-    target = job.target
-    body = target["body"] if job.payload is None else job.payload
-    return HttpRequest(
-        method=target["method"],
-        url=target["url"],
-        headers=target["headers"],
-        body=render(body, values_of(job)),
-        secret=job.secret,
-        event_id=job.id,
-        scheduled_for=job.scheduled_for,
-        attempt=job.attempt,
-        timeout_seconds=job.policy["timeout_seconds"],
-    )
+        return bool(self._calls.busy or self._finished or self._recording or self._blocking or due)

@@ -24,9 +24,10 @@ from tests.integration import test_tick
 from tests.integration.test_tick import LOG, TZDATA, World, seconds
 from tests.servers import PostgreSQL, wait_until
 from tests.sink import Received, Sink
+from triggers import calls, lanes, tick
 from triggers import courier as couriers
-from triggers import tick
-from triggers.courier import PER_HOST, Courier
+from triggers.calls import PER_HOST
+from triggers.courier import Courier
 from triggers.deliver import LEASE_MARGIN
 from triggers.store.delivery import Job
 from triggers.tick import Hint
@@ -336,7 +337,7 @@ def test_calls_that_were_parked_are_made_when_others_end(post: Post) -> None:
 
 
 def test_so_many_calls_are_in_flight_in_all(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(couriers, "IN_FLIGHT", 7)
+    monkeypatch.setattr(calls, "IN_FLIGHT", 7)
     courier = post.hire(post.world.connect())
     hints: list[Hint] = []
     for number in range(3):
@@ -347,7 +348,7 @@ def test_so_many_calls_are_in_flight_in_all(post: Post, monkeypatch: pytest.Monk
     running: list[int] = []
 
     def all_done() -> bool:
-        running.append(len(courier._calls))
+        running.append(len(courier._calls.in_flight))
         return {event.status for event in post.world.events()} == {"succeeded"}
 
     wait_until(all_done, 20, "all calls are made")
@@ -357,7 +358,7 @@ def test_so_many_calls_are_in_flight_in_all(post: Post, monkeypatch: pytest.Monk
 def test_more_hanging_calls_than_may_be_in_flight_hold_up_no_other_host(
     post: Post, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(couriers, "IN_FLIGHT", 5)
+    monkeypatch.setattr(calls, "IN_FLIGHT", 5)
     courier = post.hire(post.world.connect())
     other = post.stack.enter_context(running_sink())
     post.create("hanging", post.target("/hang"), policy={"timeout_seconds": 600})
@@ -551,7 +552,7 @@ def test_a_result_outlives_a_restart_of_the_database(
         post.carry(post.add("t", 10))
         post.wait_for_requests("/slow/0.5", 10)
         private_postgres.stop()
-        wait_until(lambda: len(post.courier._calls) == 0, message="the calls end")
+        wait_until(lambda: len(post.courier._calls.in_flight) == 0, message="the calls end")
         private_postgres.start()
         wait_until(lambda: ended(post) == {"succeeded": 10}, 20, "the results are recorded")
         assert len(post.sink.requests) == 10
@@ -707,7 +708,7 @@ def test_a_broker_that_hangs_does_not_hold_up_a_stop(post: Post, monkeypatch: py
 
 def test_what_came_late_lets_what_is_on_time_go_first() -> None:
     async def taken(late: int, due: int) -> list[tuple[int, int]]:
-        lane = couriers.Lane(lambda: None)
+        lane = lanes.Lane(lambda: None)
         at = datetime.now(UTC)
         lane.put([("late", at)] * late, late=True)
         lane.put([("due", at)] * due)

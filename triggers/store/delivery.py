@@ -162,7 +162,7 @@ def complete_plain(
     text_ = text_.replace("{exhausted}", "t.exhausted" if exhausted else "NOT t.exhausted")
     statement = bulk.typed(connection, text_, id=Id, trigger_id=Id)
     parameters = bulk.instants(connection, {"now": now}) | {"ids": bulk.ids(connection, ids)}
-    return dict(connection.execute(statement, parameters).tuples().all())
+    return {row[0]: row[1] for row in connection.execute(statement, parameters).all()}
 
 
 FINISH_COLUMNS = (

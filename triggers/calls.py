@@ -1,0 +1,153 @@
+"""HTTP calls in flight: so many in this process, so many to one host, the others parked."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from triggers.deliver import Finished
+from triggers.lanes import CHUNK
+from triggers.outgoing import host_of, http_request
+from triggers.store.delivery import Job
+from triggers.targets import Outcome
+from triggers.targets.http import HttpCaller
+
+PER_HOST = 100  # calls in flight to one host, so that one that hangs delays nobody else
+IN_FLIGHT = 2_000  # calls in flight in this process
+MOST_FILES = 8_192  # that we ask to have open at once; Debian gives a process 1,024 unasked
+OTHER_FILES = 200  # of these, for all but calls
+AT_ONCE = 20  # calls that begin in one turn of the loop
+
+logger = logging.getLogger("triggerbeat.courier")
+
+
+@dataclass(slots=True)
+class Host:
+    """The calls to one host."""
+
+    in_flight: int = 0
+    parked: deque[Job] = field(default_factory=deque)
+
+
+class Calls:
+    """The HTTP events of this process between their look and their end. Lives on the loop's thread.
+
+    `ended` takes over what came of each attempt.
+    """
+
+    def __init__(self, caller: HttpCaller, ended: Callable[[Finished], None]) -> None:
+        self.startable: deque[Job] = deque()  # for whom there is room
+        self.in_flight: set[asyncio.Task[None]] = set()
+        self._launches: set[asyncio.Task[None]] = set()  # which begin calls
+        self._caller = caller
+        self._ended = ended
+        self._most = max(1, min(IN_FLIGHT, open_files() - OTHER_FILES))
+        self._admitted = 0
+        self._hosts: dict[str, Host] = {}
+        self._taken: dict[str, str] = {}  # events, with their hosts
+        self._wake = asyncio.Event()
+
+    def __contains__(self, event_id: str) -> bool:
+        return event_id in self._taken
+
+    def admit(self, job: Job) -> None:
+        """Let the job start when its host and this process have room, else park it."""
+        name = self._taken.setdefault(job.id, host_of(job))
+        host = self._hosts.setdefault(name, Host())
+        if not self._has_room(host):
+            host.parked.append(job)
+        else:
+            host.in_flight += 1
+            self._admitted += 1
+            self.startable.append(job)
+            self._wake.set()
+
+    async def take(self) -> list[Job]:
+        """Up to a chunk of jobs that may start, as soon as there is any."""
+        while not self.startable:
+            self._wake.clear()
+            await self._wake.wait()
+        return [self.startable.popleft() for _ in range(min(CHUNK, len(self.startable)))]
+
+    def release(self, jobs: Sequence[Job]) -> None:
+        """These ended, or never began: what was parked may start."""
+        for job in jobs:
+            self._release(job)
+
+    def begin(self, jobs: Sequence[Job]) -> None:
+        """Make the calls of these jobs, whose attempts were won."""
+        keep(self._launches, asyncio.get_running_loop().create_task(self._launch(jobs)))
+
+    def take_unstarted(self) -> list[Job]:
+        """Give up the calls that are parked, or may begin and have not."""
+        jobs = [job for host in self._hosts.values() for job in host.parked]
+        for host in self._hosts.values():
+            host.parked.clear()
+        for job in jobs:
+            self._taken.pop(job.id, None)
+        startable = list(self.startable)
+        self.startable.clear()
+        self.release(startable)
+        return jobs + startable
+
+    @property
+    def busy(self) -> bool:
+        """Whether a call is being made, or about to be."""
+        return bool(self.in_flight or self._launches)
+
+    def _has_room(self, host: Host) -> bool:
+        """Whether one more call may begin. Each host has one, however many others hang."""
+        if host.in_flight == 0:
+            return True
+        return host.in_flight < PER_HOST and self._admitted < self._most
+
+    def _release(self, job: Job) -> None:
+        """A call ended, or never began: one that was parked may start."""
+        name = self._taken.pop(job.id)
+        host = self._hosts[name]
+        host.in_flight -= 1
+        self._admitted -= 1
+        while host.parked and self._has_room(host):
+            self.admit(host.parked.popleft())
+        if not host.in_flight and not host.parked:
+            self._hosts.pop(name, None)
+
+    async def _launch(self, jobs: Sequence[Job]) -> None:
+        """Begin the calls, a few in each turn of the loop: a thousand at once would hold it up for as long as
+        they take to connect, and with it everybody else's starts.
+        """
+        for number, job in enumerate(jobs, start=1):
+            keep(self.in_flight, asyncio.get_running_loop().create_task(self._call(job)))
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
+
+    async def _call(self, job: Job) -> None:
+        try:
+            outcome = await self._caller.call(http_request(job))
+        except Exception as error:
+            logger.exception("trigger=%s event=%s the call raised", job.name, job.id)
+            outcome = Outcome(False, error={"type": type(error).__name__, "message": "internal error"})
+        self._release(job)
+        self._ended(Finished(job, outcome))
+
+
+def keep(tasks: set[asyncio.Task[None]], task: asyncio.Task[None]) -> None:
+    """Hold a task until it ends, as the loop itself does not."""
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+
+
+def open_files() -> int:
+    """Raise the number of files this process may have open to what is allowed; that number."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft == resource.RLIM_INFINITY or soft >= allowed:
+        return MOST_FILES
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

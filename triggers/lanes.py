@@ -1,0 +1,77 @@
+"""When events are due here, and in which order they are taken."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from datetime import datetime
+
+from models.database import Database
+
+CHUNK = 500  # events in one statement
+LATE_CHUNK = 50  # of these, for events that came late, when there are others
+RESYNC_SECONDS = 30.0  # how often the distance to the database's clock is measured
+
+Batch = list[tuple[str, datetime]]  # ids with their instants
+
+
+class SharedClock:
+    """The database's clock, read through this machine's monotonic one."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._offset = 0.0
+        self._measured = float("-inf")
+        self._lock = threading.Lock()
+
+    def measure(self, at_once: bool = False) -> None:
+        """Measure the distance again when the last measure is old, or `at_once`; blocks for one statement."""
+        with self._lock:
+            if not at_once and time.monotonic() - self._measured < RESYNC_SECONDS:
+                return
+            with self._database.read() as connection:
+                before = time.monotonic()
+                now = self._database.now(connection).timestamp()
+                after = time.monotonic()
+            self._offset = now - (before + after) / 2
+            self._measured = after
+
+    def seconds_until(self, instant: datetime) -> float:
+        """How long until `instant`; negative when it has passed."""
+        return instant.timestamp() - self._offset - time.monotonic()
+
+
+class Lane:
+    """Due events of one kind of target, and who waits for some.
+
+    What is on time goes before what was late when it came, for which there is but a part of each chunk then:
+    whoever has a hundred thousand occurrences to make up for makes nobody else late.
+    """
+
+    def __init__(self, taken: Callable[[], None]) -> None:
+        self.due: deque[tuple[str, datetime]] = deque()
+        self.late: deque[tuple[str, datetime]] = deque()
+        self.wake = asyncio.Event()
+        self.taken = taken
+
+    def __len__(self) -> int:
+        return len(self.due) + len(self.late)
+
+    def put(self, batch: Iterable[tuple[str, datetime]], late: bool = False) -> None:
+        """These are due, and for longer than they should be with `late`."""
+        (self.late if late else self.due).extend(batch)
+        self.wake.set()
+
+    async def take(self) -> Batch:
+        """Up to a chunk of what is due, as soon as there is any."""
+        while not len(self):
+            self.wake.clear()
+            await self.wake.wait()
+        late = min(len(self.late), max(CHUNK - len(self.due), LATE_CHUNK))
+        batch = [self.due.popleft() for _ in range(min(CHUNK - late, len(self.due)))]
+        batch += [self.late.popleft() for _ in range(late)]
+        self.taken()
+        return batch

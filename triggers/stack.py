@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from models.database import Database, migrate
 from triggers import local_files
 from triggers.banner import banner, facts, reachable
-from triggers.cli_output import print_json
+from triggers.cli.output import print_json
 from triggers.embedded_broker import start_broker
 from triggers.errors import ConfigurationError, Conflict
 from triggers.settings import Settings

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from triggers import queue_view
-from triggers.cli_base import NO, Session, command
-from triggers.cli_output import Document, brief, note, print_fields, print_table
+from triggers.cli.base import NO, Session, command
+from triggers.cli.output import Document, brief, note, print_fields, print_table
 from triggers.status import instant
 from triggers.status import status as status_of
 from triggers.store import overview

@@ -16,8 +16,8 @@ from models.database import Database
 from models.states import TriggerState
 from triggers import manage
 from triggers.apply import apply, triggers_in
-from triggers.cli_base import Session, command
-from triggers.cli_output import Document, brief, note, page, print_fields, print_table
+from triggers.cli.base import Session, command
+from triggers.cli.output import Document, brief, note, page, print_fields, print_table
 from triggers.definition import load_json, parse_trigger, warnings_for
 from triggers.errors import NotJson
 from triggers.store import reads

@@ -7,7 +7,7 @@ from importlib import metadata
 
 import click
 
-from triggers import cli_audit, cli_events, cli_start, cli_status, cli_triggers
+from triggers.cli import audit, events, start, status, triggers
 
 
 def version() -> str:
@@ -38,6 +38,6 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for module in (cli_start, cli_triggers, cli_events, cli_audit, cli_status):
+for module in (start, triggers, events, audit, status):
     for one in module.COMMANDS:
         cli.add_command(one)

@@ -11,8 +11,8 @@ from sqlalchemy import Connection
 
 from models.database import Database
 from models.states import Status
-from triggers.cli_base import Session, command
-from triggers.cli_output import (
+from triggers.cli.base import Session, command
+from triggers.cli.output import (
     Document,
     aligned,
     brief,

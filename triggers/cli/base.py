@@ -23,11 +23,11 @@ from models.database import (
     schema_is_current,
 )
 from triggers import local_files, logs, queue_view
-from triggers.cli import INTERRUPTED
-from triggers.cli_output import note, print_json
+from triggers.cli.output import note, print_json
 from triggers.errors import ConfigurationError, InvalidDocument, TriggerbeatError
 from triggers.settings import Settings, without_password
 
+INTERRUPTED = 130  # as shells have it for Ctrl-C
 NO = 1  # the answer is no: refused, not found, not well
 USED_WRONGLY = 2
 HINT_SECONDS = 2.0  # how long a command waits for the broker to take its hint

@@ -10,8 +10,8 @@ import click
 from triggers import tzdata
 from triggers.audit.records import Finding, Note, Report, Span
 from triggers.audit.run import audit as audit_of
-from triggers.cli_base import NO, Session, command
-from triggers.cli_output import Document, brief, note, print_fields, print_table
+from triggers.cli.base import NO, Session, command
+from triggers.cli.output import Document, brief, note, print_fields, print_table
 from triggers.errors import InvalidSchedule
 from triggers.rfc3339 import format_utc, parse_instant
 from triggers.store import reads

@@ -11,8 +11,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from models.database import alembic_config, in_one_line
 from models.database import migrate as bring_up_to_date
 from triggers import schedule as schedules
-from triggers.cli_base import Refused, Session, command
-from triggers.cli_output import Document, brief, note, page, print_table
+from triggers.cli.base import Refused, Session, command
+from triggers.cli.output import Document, brief, note, page, print_table
 from triggers.errors import InvalidSchedule
 from triggers.rfc3339 import format_utc, parse_moment
 from triggers.stack import machine_now

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import sys
 
-INTERRUPTED = 130  # as shells have it for Ctrl-C
-
 
 def main() -> None:
     """Run a command. An error is one line on standard error, never a traceback of ours.
@@ -18,7 +16,7 @@ def main() -> None:
     try:
         status = run()
     except KeyboardInterrupt:
-        status = INTERRUPTED
+        status = 130  # as shells have it for Ctrl-C
     sys.exit(status)
 
 
@@ -26,8 +24,8 @@ def run() -> int:
     """Run the command of the command line, and return its exit status."""
     import click
 
-    from triggers.cli_base import report
-    from triggers.cli_commands import cli
+    from triggers.cli.base import report
+    from triggers.cli.commands import cli
     from triggers.errors import TriggerbeatError
 
     try:
@@ -35,7 +33,3 @@ def run() -> int:
     except (TriggerbeatError, click.ClickException, click.Abort) as error:
         return report(error)
     return status if isinstance(status, int) else 0
-
-
-if __name__ == "__main__":
-    main()

@@ -148,7 +148,8 @@ def explain(schedule: Mapping[str, object], after: datetime, count: int) -> list
 def warnings(schedule: Mapping[str, object], after: datetime) -> list[str]:
     """Sentences about what users of such a schedule often did not mean; empty for most.
 
-    Looks for clock changes in the year after `after`. Raises as `next_occurrences` does.
+    Looks for clock changes in the year after `after`, or after `start_time`, if that is later. Raises as
+    `next_occurrences` does.
     """
     aware(after, "after")
     return warned(schedule, parse(schedule, after), after)

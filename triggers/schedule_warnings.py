@@ -16,6 +16,7 @@ from triggers.zones import DAY, LARGEST_CORRECTION, Change, Zone
 _LOOK_AHEAD = 366 * DAY
 _KEPT = 8_192  # answers to what is asked at every create and every read
 _FAR_OFF = timedelta(days=366)
+_SECOND = timedelta(seconds=1)
 _MONTHS = ("", "January", "February", "March", "April", "May", "June", "July", "August", "September",
            "October", "November", "December")  # fmt: skip
 _LENGTHS = (0, 31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
@@ -36,7 +37,7 @@ def warned(given: Mapping[str, object], schedule: Schedule, after: datetime) -> 
     rule = schedule.rule
     if isinstance(rule, CronRule):
         found += _of_expression(rule)
-        found += _gaps(rule, after)
+        found += _gaps(rule, schedule, after)
     elif isinstance(rule, OnceRule):
         found += _once(rule, given)
     elif isinstance(rule, IntervalRule):
@@ -108,13 +109,18 @@ def _zone_name(name: str) -> Iterator[str]:
         yield f"{name} is {name[8:]} h {side} UTC: the signs of the Etc zones are the wrong way round"
 
 
-def _gaps(rule: CronRule, after: datetime) -> Iterator[str]:
-    """Wall times of the expression that the clock changes of the coming year skip or repeat."""
+def _gaps(rule: CronRule, schedule: Schedule, after: datetime) -> Iterator[str]:
+    """Wall times of the expression that clock changes skip or repeat, in its first year from now on."""
     if rule.cron.wildcard and rule.cron.hours == _EVERY_HOUR:
         return  # it follows real time: nothing that its user would miss
-    since = (after - EPOCH) // timedelta(seconds=1)
+    since = (after - EPOCH) // _SECOND
+    if schedule.start is not None:
+        since = max(since, (schedule.start - EPOCH) // _SECOND - 1)  # what fires at the start counts
+    until = since + _LOOK_AHEAD
+    if schedule.end is not None:
+        until = min(until, (schedule.end - EPOCH) // _SECOND)
     for change in _changes(rule.zone, since // DAY):
-        if since < change.at <= since + _LOOK_AHEAD:
+        if since < change.at <= until:
             yield from _at_change(rule, change)
 
 

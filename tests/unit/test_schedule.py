@@ -592,6 +592,27 @@ def test_warnings_say_where_users_err(schedule: Json, said: str | None) -> None:
         assert any(said in sentence for sentence in found), found
 
 
+@pytest.mark.parametrize(
+    ("bounds", "changes"),
+    [
+        ({"end_time": "2026-12-01T00:00:00Z"}, []),
+        ({"end_time": "2027-03-28T00:59:59Z"}, []),
+        ({"end_time": "2027-03-28T01:00:00Z"}, ["2027-03-28"]),
+        ({"start_time": "2027-03-28T01:00:00Z"}, ["2027-03-28", "2027-10-31", "2028-03-26"]),
+        ({"start_time": "2027-03-28T01:00:01Z"}, ["2027-10-31", "2028-03-26"]),
+        ({"start_time": "2030-03-30T00:00:00Z"}, ["2030-03-31", "2030-10-27", "2031-03-30"]),
+        ({"start_time": "2027-06-01T00:00:00Z", "end_time": "2027-07-01T00:00:00Z"}, []),
+        ({"start_time": "0001-01-01T00:00:00Z"}, ["2027-03-28", "2027-10-31"]),
+        ({"start_time": "9999-11-30T00:00:00Z"}, []),
+    ],
+)
+def test_no_warning_of_a_clock_change_that_the_schedule_does_not_see(
+    bounds: Json, changes: list[str]
+) -> None:
+    found = warnings(cron("30 2 * * *", BERLIN, **bounds), utc("2026-11-20 00:00"))
+    assert [sentence[3:13] for sentence in found if "the clocks in" in sentence] == changes
+
+
 def test_what_equals_a_valid_schedule_is_not_taken_for_it() -> None:
     """In Python 1 equals True and 1.0."""
     valid = {"type": "interval", "every_seconds": 1, "jitter_seconds": 1}

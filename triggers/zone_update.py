@@ -169,8 +169,8 @@ class Walk:
             found = zone_rules.locked(connection, self.zones, ids)
             at = self.database.now(connection)
             moved = plan_anew(connection, found, at, self.rules.release)
-        for one, next_at in moved:
-            was, now = told(one.next_at), told(next_at)
+        for one, before, after in moved:
+            was, now = told(before), told(after)
             step(
                 log, "replanned", trigger=one.name, zone=one.zone, was=was, now=now, tzdata=self.rules.release
             )
@@ -246,8 +246,10 @@ def expected(
 
 def plan_anew(
     connection: Connection, found: Sequence[Dependent], at: datetime, tzdata: str
-) -> list[tuple[Dependent, datetime | None]]:
-    """Plan those of these locked triggers anew from `at` on that still have to be; their next instants."""
+) -> list[tuple[Dependent, datetime | None, datetime | None]]:
+    """Plan those of these locked triggers anew from `at` on that still have to be; the first instant of
+    each before and now, whether it has its event already or not.
+    """
     ahead = planned_ahead(connection, found, at)
     moving = [one for one in found if differs(one, ahead.get(one.id, set()), at)]
     gone = zone_rules.drop_planned(connection, [one.id for one in moving if one.id in ahead], at)
@@ -256,9 +258,11 @@ def plan_anew(
         schedule, count = parse_cached(one.schedule, one.anchor), one.planned_count - gone[one.id]
         more = schedule.max_runs is None or count < schedule.max_runs
         next_at = schedule.after(at) if more else None
-        detail = f"tzdata {tzdata}: next {told(one.next_at)} is now {told(next_at)}"
+        known = ahead.get(one.id, set()) | ({one.next_at} if one.next_at is not None else set())
+        was = min(known, default=None)
+        detail = f"tzdata {tzdata}: next {told(was)} is now {told(next_at)}"
         rows.append((one.id, next_at, count, next_at is None, detail))
-        moved.append((one, next_at))
+        moved.append((one, was, next_at))
     zone_rules.move(connection, rows, at, tzdata)
     return moved
 

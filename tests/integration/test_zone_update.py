@@ -117,6 +117,11 @@ def test_what_was_planned_and_not_started_moves_too(settled: World, files: Path)
     assert settled.offsets() == []
     assert next_offset(settled) == HOUR + 60
     assert settled.trigger().planned_count == 0
+    (change,) = replanned(settled)
+    assert change.detail == "tzdata 2026b: next 2026-11-20T12:01:00Z is now 2026-11-20T13:01:00Z"
+    assert berlin(settled).examples == [
+        {"trigger": "t", "was": "2026-11-20T12:01:00Z", "now": "2026-11-20T13:01:00Z"}
+    ]
     settled.now += seconds(HOUR)
     settled.tick()
     assert settled.offsets() == [HOUR + 60]

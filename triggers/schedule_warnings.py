@@ -13,6 +13,7 @@ from triggers.rules import CronRule, IntervalRule, OnceRule
 from triggers.schedule_reader import Schedule
 from triggers.zones import DAY, LARGEST_CORRECTION, Change, Zone
 
+SHOWN = 5  # occurrences in an answer about a schedule
 _LOOK_AHEAD = 366 * DAY
 _KEPT = 8_192  # answers to what is asked at every create and every read
 _FAR_OFF = timedelta(days=366)
@@ -110,7 +111,9 @@ def _zone_name(name: str) -> Iterator[str]:
 
 
 def _gaps(rule: CronRule, schedule: Schedule, after: datetime) -> Iterator[str]:
-    """Wall times of the expression that clock changes skip or repeat, in its first year from now on."""
+    """Wall times of the expression that clock changes skip or repeat: in its first year from now on, and
+    later where they meet one of the occurrences that an answer shows.
+    """
     if rule.cron.wildcard and rule.cron.hours == _EVERY_HOUR:
         return  # it follows real time: nothing that its user would miss
     since = (after - EPOCH) // _SECOND
@@ -122,6 +125,20 @@ def _gaps(rule: CronRule, schedule: Schedule, after: datetime) -> Iterator[str]:
     for change in _changes(rule.zone, since // DAY):
         if since < change.at <= until:
             yield from _at_change(rule, change)
+    for instant in _shown(schedule, after):
+        seconds = (instant - EPOCH) // _SECOND
+        if seconds > until:
+            for change in rule.zone.changes(seconds - LARGEST_CORRECTION, seconds + LARGEST_CORRECTION):
+                yield from _at_change(rule, change)
+
+
+def _shown(schedule: Schedule, after: datetime) -> Iterator[datetime]:
+    instant = schedule.after(after)
+    for _ in range(SHOWN):
+        if instant is None:
+            return
+        yield instant
+        instant = schedule.after(instant)
 
 
 @lru_cache(maxsize=_KEPT)

@@ -247,6 +247,6 @@ def _meant(name: str) -> str | None:
     folded = {other.casefold(): other for other in sorted(_iana_names())}
     if wanted in folded:
         return folded[wanted]
-    cities = {other.rpartition("/")[2]: other for other in folded}
+    cities = {other.rpartition("/")[2]: other for other in folded if "/" in other}  # no EST for a CEST
     near = get_close_matches(wanted.rpartition("/")[2], cities, n=1, cutoff=0.8)
     return folded[cities[near[0]]] if near else None

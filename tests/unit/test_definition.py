@@ -323,6 +323,12 @@ def test_a_manual_schedule_may_spell_out_that_it_has_no_bounds() -> None:
         parse(schedule={"type": "manual", "max_runs": 1})
 
 
+def test_an_expression_that_spells_out_every_value_is_taken() -> None:
+    everything = (range(60), range(24), range(1, 32), range(1, 13), range(7))
+    cron = " ".join(",".join(map(str, values)) for values in everything)
+    assert parse(schedule={"type": "cron", "cron": cron}).schedule.model_dump()["cron"] == cron
+
+
 def test_an_instant_within_the_grace_is_taken() -> None:
     at = {"type": "once", "at": "2026-11-20T11:59:00Z"}
     assert parse(schedule=at, policy={"misfire_grace_seconds": 61})

@@ -571,6 +571,7 @@ def test_far_away_occurrences_are_explained_at_once() -> None:
         (cron("*/15 * * * *"), None),
         (cron("* 9 * * *"), "every minute of the hour 9, 60 times; once would be 0 9 * * *"),
         (cron("30 2 * * *", BERLIN), "Berlin jump over 02:30: it will fire right after, at 03:00, once"),
+        (cron("30 2 31 3 *", BERLIN), "on 2030-03-31 the clocks in Europe/Berlin jump over 02:30"),
         (cron("*/20 2 * * *", BERLIN), "it will not fire for that"),
         (cron("30 2 * * *", BERLIN), "Berlin show 02:30 twice: it will fire the first time only"),
         (cron("0 12 * * *", "Etc/GMT+5"), "Etc/GMT+5 is 5 h behind UTC"),

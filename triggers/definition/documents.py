@@ -19,6 +19,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from triggers.cron import LONGEST_EXPRESSION
 from triggers.schedule_reader import (
     LARGEST_JITTER_SECONDS,
     LARGEST_MAX_RUNS,
@@ -72,6 +73,7 @@ def zero(value: Any) -> int:
 
 Whole = Annotated[int, BeforeValidator(whole)]
 Text = Annotated[str, StringConstraints(max_length=MAX_WORD_CHARACTERS)]
+Expression = Annotated[str, StringConstraints(max_length=LONGEST_EXPRESSION)]
 Word = Annotated[str, StringConstraints(min_length=1, max_length=MAX_WORD_CHARACTERS)]
 Name = Annotated[
     str,
@@ -114,7 +116,7 @@ class CronSchedule(Bounded):
     """Five fields, or one of @hourly @daily @midnight @weekly @monthly @yearly @annually."""
 
     type: Literal["cron"]
-    cron: Text
+    cron: Expression
     timezone: Annotated[Text, Field(description="An IANA name.")] = "UTC"
 
 

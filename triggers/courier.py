@@ -265,7 +265,8 @@ class Courier:
             last = delivery.complete_plain(connection, left, now, exhausted=True)
         if last:
             with self.database.write() as connection:
-                lifecycle.complete(connection, now, self.tzdata, last.values())
+                ended = self.database.now(connection)
+                lifecycle.complete(connection, ended, self.tzdata, last.values())
         return [id_ for id_ in left if id_ not in last]
 
     def _report_logs(self, done: Finish, now: datetime) -> None:

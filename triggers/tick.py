@@ -101,7 +101,7 @@ def execute_scheduled_triggers(
         plan_all(tick, batch)
     if found.due or found.exhausted or found.unattended or lost:
         with database.write() as connection:
-            lifecycle.complete(connection, tick.now, tzdata)
+            lifecycle.complete(connection, database.now(connection), tzdata)  # what ended meanwhile, too
     return tick
 
 

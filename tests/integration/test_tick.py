@@ -1014,6 +1014,22 @@ def test_a_trigger_whose_occurrences_were_all_skipped_is_completed_at_once(world
     assert (world.event().status, world.trigger().state) == ("skipped", "completed")
 
 
+def test_a_completion_is_not_older_than_what_it_completes(world: World) -> None:
+    """A tick may be long; what ends while it goes on ends behind its beginning."""
+    world.create("missed", once(0), policy={"misfire": "skip"})
+    world.create("sent")
+    world.now += seconds(120)
+
+    def slow(hints: Sequence[Hint]) -> bool:
+        world.now += seconds(5)
+        return True
+
+    tick.execute_scheduled_triggers(world.database, slow, seconds(90), TZDATA)
+    (change,) = [row for row in world.rows(TriggerChange) if row.change == "completed"]
+    assert change.effective_at == world.trigger("missed").updated_at == world.now
+    assert world.now > NOON + seconds(120)
+
+
 def test_a_completed_trigger_is_completed_once(world: World) -> None:
     world.create(schedule=every(10, max_runs=1), policy={"misfire": "skip", "misfire_grace_seconds": 1})
     world.now += seconds(60)

@@ -141,10 +141,10 @@ def lint(arguments: list[str]) -> int:
 
 def check(arguments: list[str]) -> int:
     """lint and test: what has to pass before a change goes in"""
-    faults = lint([])
-    if faults:
+    found = lint([])
+    if found:
         print("\nThe linters above found something; the tests run all the same.", flush=True)
-    return max(faults, _call("pytest", *arguments))
+    return max(found, _call("pytest", *arguments))
 
 
 def bench(arguments: list[str]) -> int:
@@ -163,6 +163,12 @@ def simulate(arguments: list[str]) -> int:
     """run the product in virtual time, with faults, for 10,000 seeds; ARGS='--seed 17' tells one's story"""
     install("test")
     _become("python", "-m", "tests.simulation", *arguments)
+
+
+def faults(arguments: list[str]) -> int:
+    """run real processes under faults, for an hour; ARGS='--seed 1 --only worker-kill'"""
+    install("test")
+    _become("python", "-m", "tests.faults", *arguments)
 
 
 def lock(arguments: list[str]) -> int:
@@ -210,7 +216,8 @@ def usage(arguments: list[str]) -> int:
 
 CHORES: dict[str, Callable[[list[str]], int]] = {
     "run": run, "test": test, "lint": lint, "check": check, "bench": bench,
-    "simulate": simulate, "oracle": oracle, "lock": lock, "venv": venv, "clean": clean, "help": usage,
+    "simulate": simulate, "oracle": oracle, "faults": faults, "lock": lock, "venv": venv, "clean": clean,
+    "help": usage,
 }  # fmt: skip
 
 

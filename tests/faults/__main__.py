@@ -1,0 +1,101 @@
+"""Run the faults: `python -m tests.faults [--seed S] [--minutes M] [--only NAME ...] [--lane NAME ...]`.
+
+Prints a row for each fault and, last, one line of JSON. Exit status 1 when anything was lost, doubled or
+invented, or a bound was not kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.faults.catalogue import ALL, FAULTS, Fault
+from tests.faults.nemesis import Outcome, applicable, run_lane
+
+SHOWN = 5
+LONG = ("broker-freeze-long",)  # only when asked for
+
+
+def main() -> int:
+    arguments = parse()
+    if arguments.list:
+        for fault in FAULTS.values():
+            print(f"{fault.name:<27} {fault.bound_seconds:>4.0f} s  {fault.doc}")
+        return 0
+    directory = Path(tempfile.mkdtemp(prefix="triggerbeat-faults-"))
+    print(f"seed {arguments.seed}, logs in {directory}", flush=True)
+    heading()
+    outcomes: list[Outcome] = []
+    left = [lane for lane in ALL if lane in (arguments.lane or ALL)]
+    end = time.monotonic() + 60 * arguments.minutes
+    planned = 0
+    while left:
+        lane, share = left[0], (end - time.monotonic()) / len(left)
+        faults = order(lane, arguments.only, arguments.seed)
+        planned += len(faults)
+        outcomes += run_lane(lane, faults, directory / lane, arguments.seed, time.monotonic() + share, tell)
+        left.pop(0)
+    failed = [outcome for outcome in outcomes if outcome.verdict != "ok"]
+    done = sum(outcome.fault != "whole-run" for outcome in outcomes)
+    print(f"{done} of {planned} faults, {len(failed)} not ok")
+    print(
+        json.dumps({"seed": arguments.seed, "ok": not failed, "faults": [one.document() for one in outcomes]})
+    )
+    if not failed and not arguments.keep:
+        shutil.rmtree(directory, ignore_errors=True)
+    return 1 if failed else 0
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Real processes under faults")
+    parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
+    parser.add_argument("--minutes", type=float, default=56, help="for all lanes together (default: 56)")
+    parser.add_argument("--only", nargs="+", choices=sorted(FAULTS), default=[], metavar="NAME")
+    parser.add_argument("--lane", nargs="+", choices=ALL, default=[], metavar="NAME", help=", ".join(ALL))
+    parser.add_argument("--list", action="store_true", help="name the faults and end")
+    parser.add_argument("--keep", action="store_true", help="keep the logs of a run in which all was well")
+    return parser.parse_args()
+
+
+def order(lane: str, only: list[str], seed: int) -> list[Fault]:
+    """As they were named, or shuffled by the seed, the calm first."""
+    if only:
+        return applicable(lane, only)
+    faults = [fault for fault in applicable(lane) if fault.name not in LONG]
+    random.Random(f"order-{lane}-{seed}").shuffle(faults)
+    return sorted(faults, key=lambda fault: fault.name != "calm")
+
+
+def heading() -> None:
+    print(
+        f"{'fault':<27}{'lane':<21}{'took':>6}{'recovery':>9}{'bound':>6}{'checked':>8}{'arrived':>8}"
+        f"{'again':>6}{'create':>8}  verdict",
+        flush=True,
+    )
+
+
+def tell(outcome: Outcome) -> None:
+    """A row of the table, and what is wrong under it."""
+    recovery = "never" if outcome.recovery is None else f"{outcome.recovery:.1f}"
+    create = "" if outcome.create_p99_ms is None else f"{outcome.create_p99_ms:.0f} ms"
+    notes = f" ({'; '.join(outcome.notes)})" if outcome.notes else ""
+    print(
+        f"{outcome.fault:<27}{outcome.lane:<21}{outcome.took:>6.0f}{recovery:>9}{outcome.bound:>6.0f}"
+        f"{outcome.occurrences:>8}{outcome.deliveries:>8}{outcome.again:>6}{create:>8}  "
+        f"{outcome.verdict}{notes}"
+    )
+    for line in [*outcome.slow, *outcome.wrong[:SHOWN]]:
+        print(f"    {line}")
+    if len(outcome.wrong) > SHOWN:
+        print(f"    and {len(outcome.wrong) - SHOWN} more")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,224 @@
+"""Faults of the broker, and of what it carries."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import redis
+from kombu import Connection
+
+from tests.acceptance.test_worker import NO_MESSAGES
+from tests.faults.catalogue import AFTER_OUTAGE, fault
+from tests.faults.lane import Lane
+from tests.processes import free_port
+
+QUEUES = ("celery", "tasks")
+CREATE_MS = 200
+PUBLISH = b"\x00\x3c\x00\x28"  # the method `basic.publish` in a frame of AMQP
+DELIVER = "celery_config.celery_worker.deliver"
+MALFORMED: list[Any] = [{"a": 1}, [], [[], {}, {}], [["log", [["x", ["y"]]]], {}, {}], "text", 7, None]
+
+# -------------------------------------------------------------------------------------------- both
+
+
+@fault(AFTER_OUTAGE, create_ms=CREATE_MS)
+def broker_kill(lane: Lane) -> None:
+    """kill -9 of the broker, nothing for 6 s, then an empty one (RabbitMQ keeps its durable queues)."""
+    lane.broker.kill()
+    lane.wait(6)
+    lane.broker.start()
+
+
+@fault(AFTER_OUTAGE, create_ms=CREATE_MS)
+def broker_freeze(lane: Lane) -> None:
+    """The broker holds its connections and answers nothing, for 5 to 30 s."""
+    lane.broker.freeze()
+    lane.wait(lane.between(5, 30))
+    lane.broker.thaw()
+
+
+@fault(AFTER_OUTAGE, create_ms=CREATE_MS)
+def broker_freeze_long(lane: Lane) -> None:
+    """The same for 120 s."""
+    lane.broker.freeze()
+    lane.wait(120)
+    lane.broker.thaw()
+
+
+@fault(AFTER_OUTAGE, create_ms=CREATE_MS)
+def broker_silent(lane: Lane) -> None:
+    """Connections to the broker stay open and carry nothing, for 15 s; those stay so for good."""
+    lane.broker_proxy.silence()
+    lane.wait(15)
+    lane.broker_proxy.speak()
+
+
+@fault(AFTER_OUTAGE)
+def broker_cut(lane: Lane) -> None:
+    """Connections to the broker are reset at random, for 10 s."""
+    for _ in range(10):
+        lane.broker_proxy.cut(0.4)
+        lane.wait(1)
+
+
+@fault(AFTER_OUTAGE)
+def publish_unheard(lane: Lane) -> None:
+    """A third of what is published is queued, and the connection reset before that is said, for 15 s."""
+    lane.broker_proxy.lose_replies(0.33, b"LPUSH", PUBLISH)
+    lane.wait(15)
+    lane.broker_proxy.keep_replies()
+
+
+@fault(AFTER_OUTAGE)
+def tripled(lane: Lane) -> None:
+    """Every message, users' tasks included, three times and in a random order; an old copy 15 s later."""
+    workers = lane.fleet.all("worker")
+    for worker in workers:
+        worker.freeze()  # or the queues would be empty
+    lane.wait(8)
+    old = triple_redis(lane) if lane.valkey else triple_rabbitmq(lane)
+    for worker in workers:
+        worker.thaw()
+    lane.wait(15)
+    for queue, message in old:
+        replay(lane, queue, message)
+    lane.notes.append(f"tripled {len(old)} messages")
+
+
+def triple_redis(lane: Lane) -> list[tuple[str, Any]]:
+    """In the lists; what was in them."""
+    assert lane.valkey is not None
+    old: list[tuple[str, Any]] = []
+    with redis.Redis(port=lane.valkey.port, socket_timeout=5) as client:
+        for queue in QUEUES:
+            found: list[Any] = []
+            while (entry := client.rpop(queue)) is not None:
+                found.append(entry)
+            old += [(queue, entry) for entry in found]
+            three = found * 3
+            lane.chance.shuffle(three)
+            for entry in three:
+                client.lpush(queue, entry)
+    return old
+
+
+def triple_rabbitmq(lane: Lane) -> list[tuple[str, Any]]:
+    """By taking them from the queues and publishing them again; what was in them."""
+    old: list[tuple[str, Any]] = []
+    with Connection(lane.installation.settings.celery_broker_url) as connection:
+        channel = connection.channel()
+        for queue in QUEUES:
+            found: list[Any] = []
+            while (message := channel.basic_get(queue, no_ack=True)) is not None:
+                found.append(message)
+            old += [(queue, message) for message in found]
+            three = found * 3
+            lane.chance.shuffle(three)
+            for message in three:
+                channel.basic_publish(message, exchange=queue, routing_key=queue)
+    return old
+
+
+def replay(lane: Lane, queue: str, message: Any) -> None:
+    """Put an old copy into a queue."""
+    if lane.valkey:
+        lane.valkey.command("LPUSH", queue, message)
+        return
+    with Connection(lane.installation.settings.celery_broker_url) as connection:
+        connection.channel().basic_publish(message, exchange=queue, routing_key=queue)
+
+
+@fault(AFTER_OUTAGE)
+def malformed(lane: Lane) -> None:
+    """Messages with bodies of the wrong shape, to our task and a user's; on Redis also what is no message."""
+    with Connection(lane.installation.settings.celery_broker_url) as connection:
+        producer = connection.Producer(serializer="json")
+        for number, body in enumerate(MALFORMED * 3):
+            queue = QUEUES[number % 2]
+            name = DELIVER if queue == "celery" else "examples.tasks.add"
+            headers = {"task": name, "id": f"malformed-{number}", "lang": "py"}
+            producer.publish(body, exchange=queue, routing_key=queue, headers=headers)
+            lane.wait(0.2)
+    if lane.valkey:
+        for queue in QUEUES:
+            for entry in NO_MESSAGES:
+                lane.valkey.command("LPUSH", queue, entry)
+    lane.wait(3)
+
+
+# ------------------------------------------------------------------------------------------- Redis
+
+
+def server(lane: Lane) -> Any:
+    """The Redis of this lane."""
+    assert lane.valkey is not None
+    return lane.valkey
+
+
+@fault(AFTER_OUTAGE, on="valkey")
+def redis_flush(lane: Lane) -> None:
+    """FLUSHALL six times, at random within 15 s."""
+    for _ in range(6):
+        lane.wait(lane.between(0.5, 4))
+        server(lane).flush()
+
+
+@fault(AFTER_OUTAGE, on="valkey")
+def redis_full(lane: Lane) -> None:
+    """No memory left (maxmemory) for 12 s."""
+    server(lane).command("CONFIG", "SET", "maxmemory", 1)
+    lane.wait(12)
+    server(lane).command("CONFIG", "SET", "maxmemory", 0)
+
+
+@fault(AFTER_OUTAGE, on="valkey")
+def redis_read_only(lane: Lane) -> None:
+    """Writes are refused for want of replicas (min-replicas-to-write), for 12 s."""
+    server(lane).command("CONFIG", "SET", "min-replicas-to-write", 1)
+    lane.wait(12)
+    server(lane).command("CONFIG", "SET", "min-replicas-to-write", 0)
+
+
+@fault(AFTER_OUTAGE, on="valkey")
+def redis_replica(lane: Lane) -> None:
+    """It becomes a replica of a host that is not there, and so read-only, for 12 s."""
+    server(lane).command("REPLICAOF", "127.0.0.1", free_port())
+    lane.wait(12)
+    server(lane).command("REPLICAOF", "NO", "ONE")
+
+
+# ---------------------------------------------------------------------------------------- RabbitMQ
+
+
+@fault(AFTER_OUTAGE, on="rabbitmq", create_ms=CREATE_MS)
+def rabbitmq_restart(lane: Lane) -> None:
+    """An orderly stop and a start."""
+    assert lane.rabbitmq is not None
+    lane.rabbitmq.restart()
+
+
+@fault(AFTER_OUTAGE, on="rabbitmq")
+def rabbitmq_close_connections(lane: Lane) -> None:
+    """RabbitMQ closes all its connections, four times in 12 s."""
+    assert lane.rabbitmq is not None
+    for _ in range(4):
+        lane.rabbitmq.control('rabbit_networking:close_all_connections("fault").')
+        lane.wait(3)
+
+
+@fault(AFTER_OUTAGE, on="rabbitmq")
+def rabbitmq_purge(lane: Lane) -> None:
+    """The queues are purged six times, at random within 15 s, while the workers are stopped for seconds."""
+    with Connection(lane.installation.settings.celery_broker_url) as connection:
+        channel = connection.channel()
+        for _ in range(6):
+            workers = lane.fleet.all("worker")
+            for worker in workers:
+                worker.signal(signal.SIGSTOP)
+            lane.wait(lane.between(0.5, 2))
+            for queue in QUEUES:
+                channel.queue_purge(queue)
+            for worker in workers:
+                worker.signal(signal.SIGCONT)
+            lane.wait(lane.between(0.5, 2))

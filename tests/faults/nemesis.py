@@ -1,0 +1,115 @@
+"""Lets faults loose on a lane, one after another, and tells what came of each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from tests.faults import brokers, databases, others, processes
+from tests.faults.catalogue import FAULTS, Fault
+from tests.faults.judge import Judge, recover
+from tests.faults.lane import Lane
+
+__all__ = ["Outcome", "applicable", "brokers", "databases", "others", "processes", "run_lane"]
+
+DEADLINE_SECONDS = 120  # over the bound: to tell slow from never
+MARGIN = timedelta(seconds=2)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """A row of the table. Durations are seconds; `recovery` is None when it never came."""
+
+    fault: str
+    lane: str
+    seed: int
+    took: float
+    recovery: float | None
+    bound: float
+    occurrences: int
+    events: int
+    deliveries: int
+    again: int
+    doubled: int
+    create_p99_ms: float | None
+    verdict: str
+    wrong: list[str] = field(default_factory=list)
+    slow: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def document(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def applicable(lane: str, only: Sequence[str] = ()) -> list[Fault]:
+    """The faults that a lane knows, in the catalogue's order; with `only`, those, in its order."""
+    chosen = [FAULTS[name] for name in only] if only else list(FAULTS.values())
+    return [fault for fault in chosen if lane in fault.lanes]
+
+
+def run_lane(
+    name: str,
+    faults: Sequence[Fault],
+    directory: Path,
+    seed: int,
+    until: float,
+    tell: Callable[[Outcome], None],
+) -> list[Outcome]:
+    """Run the faults on a fresh lane, until `until` on the monotonic clock at the latest."""
+    outcomes: list[Outcome] = []
+    with Lane(name, directory, seed) as lane:
+        judge = Judge(lane)
+        settled = recover(lane, datetime.now(UTC), DEADLINE_SECONDS)
+        assert settled.seconds is not None, settled.left
+        judge.judge(lane.began, datetime.now(UTC), once=True)
+        for fault in faults:
+            if time.monotonic() > until:
+                break
+            if fault.name == "sqlite-disk-full" and lane.disk is None:
+                continue
+            outcomes.append(inflict(lane, judge, fault, seed))
+            tell(outcomes[-1])
+        outcomes.append(whole(lane, judge, seed))
+        tell(outcomes[-1])
+    return outcomes
+
+
+def inflict(lane: Lane, judge: Judge, fault: Fault, seed: int) -> Outcome:
+    """One fault, its recovery, and the judgement."""
+    lane.notes = []
+    restarts = lane.fleet.restarts
+    began, began_at = datetime.now(UTC), time.monotonic()
+    fault.run(lane)
+    ended, ended_at = datetime.now(UTC), time.monotonic()
+    recovery = recover(lane, ended, fault.bound_seconds + DEADLINE_SECONDS)
+    # In a storm a freeze may have hit the very process that another fault has to end.
+    told = judge.judge(began - MARGIN, datetime.now(UTC), once=not fault.deaths)
+    p99 = lane.client.p99_ms(began_at, ended_at)
+    slow = []
+    if recovery.seconds is None:
+        slow.append(f"never recovered: {recovery.left}")
+    elif recovery.seconds > fault.bound_seconds:
+        slow.append(f"recovered in {recovery.seconds} s")
+    if fault.create_ms is not None and (p99 is None or p99 > fault.create_ms):
+        slow.append(f"creates took {p99} ms")
+    if lane.fleet.restarts > restarts:
+        lane.notes.append(f"{lane.fleet.restarts - restarts} processes restarted")
+    return Outcome(
+        fault.name, lane.name, seed, round(ended_at - began_at, 1), recovery.seconds, fault.bound_seconds,
+        told.occurrences, told.events, told.deliveries, told.again, told.doubled, p99,
+        "WRONG" if told.wrong else "slow" if slow else "ok", told.wrong, slow, lane.notes,
+    )  # fmt: skip
+
+
+def whole(lane: Lane, judge: Judge, seed: int) -> Outcome:
+    """The whole run once more, from its first trigger to now."""
+    told = judge.judge(lane.began, datetime.now(UTC), once=False)
+    return Outcome(
+        "whole-run", lane.name, seed, 0.0, 0.0, 0.0, told.occurrences, len(judge.judged),
+        sum(map(len, lane.ledger.arrivals.values())), told.again, 0, None,
+        "WRONG" if told.wrong else "ok", told.wrong,
+    )  # fmt: skip

@@ -1,0 +1,108 @@
+"""Operators who edit, targets that misbehave, and several faults at once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from tests.faults.catalogue import AFTER_DEATH, AFTER_OUTAGE, FAULTS, fault
+from tests.faults.lane import Lane
+from tests.faults.workload import BAD_PREFIX, EDITED_PREFIX, document, every
+from triggers import manage
+from triggers.definition import parse_trigger
+from triggers.errors import Conflict, NotFound
+
+EDITED = 12
+BAD_PATHS = (
+    "/hang", "/drip", "/drip-headers", "/flood", "/reset-before", "/reset-after", "/close", "/garbage",
+    "/endless-headers", "/status/500", "/retry-after/1",
+)  # fmt: skip
+STORM = (
+    "child-kill", "worker-kill", "beat-kill-loop", "three-beats", "stop-publish-kill", "broker-kill",
+    "broker-cut", "broker-silent", "broker-freeze", "publish-unheard", "malformed", "redis-flush",
+    "redis-full", "redis-read-only", "rabbitmq-restart", "rabbitmq-close-connections", "postgres-immediate",
+    "postgres-freeze", "postgres-terminate", "commit-unheard", "sqlite-writers", "sqlite-locked", "edits",
+    "bad-targets",
+)  # fmt: skip
+AT_ONCE = 3
+
+
+@fault(AFTER_OUTAGE)
+def edits(lane: Lane) -> None:
+    """Triggers that fire each second are paused, resumed, edited, deleted and made again, for 12 s."""
+    names = [f"{EDITED_PREFIX}{number}" for number in range(EDITED)]
+    end = time.monotonic() + 12
+    while time.monotonic() < end:
+        meddle(lane, lane.chance.choice(names))
+        lane.wait(0.05)
+    for name in names:
+        attempt_change(lane, manage.resume, name)
+
+
+def meddle(lane: Lane, name: str) -> None:
+    """One change, of whatever kind."""
+    target = lane.chance.choice((lane.targets.http(), lane.targets.task(), lane.targets.log()))
+    wanted = document(name, every(lane.chance.choice((1, 1, 2, 3))), target)
+    change = lane.chance.choice((manage.pause, manage.resume, manage.resume, manage.delete, "edit", "edit"))
+    if change != "edit":
+        attempt_change(lane, change, name)
+        return
+    try:
+        with lane.installation.database.write() as connection:
+            now = lane.installation.database.now(connection)
+            parsed = parse_trigger(wanted, lane.installation.settings, now)
+            try:
+                manage.edit(connection, name, parsed, lane.installation.database.now)
+            except NotFound:
+                manage.create(connection, parsed, now)
+    except (Conflict, SQLAlchemyError, TimeoutError):
+        pass  # another fault is on as well
+
+
+def attempt_change(lane: Lane, change: Any, name: str) -> None:
+    """Pause, resume or delete, if there is anything to."""
+    try:
+        with lane.installation.database.write() as connection:
+            change(connection, name, lane.installation.database.now)
+    except (Conflict, NotFound, SQLAlchemyError, TimeoutError):
+        pass
+
+
+@fault(AFTER_OUTAGE)
+def bad_targets(lane: Lane) -> None:
+    """Targets that hang, drip, flood, and reset before and after reading, each every 2 s, for 15 s."""
+    prefix = f"{BAD_PREFIX}{time.monotonic_ns()}"
+    names = [f"{prefix}-{number}" for number in range(len(BAD_PATHS))]
+    retry = {"max_attempts": 2, "min_backoff_seconds": 1, "max_backoff_seconds": 1}
+    for name, path in zip(names, BAD_PATHS, strict=True):
+        lane.create(document(name, every(2), lane.targets.http(path), retry, timeout_seconds=2))
+    lane.wait(15)
+    for name in names:
+        attempt_change(lane, manage.delete, name)
+
+
+@fault(AFTER_DEATH + AFTER_OUTAGE, deaths=True)
+def storm(lane: Lane) -> None:
+    """Three faults at random at the same time."""
+    names = [name for name in STORM if lane.name in FAULTS[name].lanes]
+    chosen = lane.chance.sample(names, AT_ONCE)
+    lane.notes.append(f"storm of {', '.join(chosen)}")
+    errors: list[BaseException] = []
+
+    def one(name: str, after: float) -> None:
+        time.sleep(after)
+        try:
+            FAULTS[name].run(lane)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=one, args=(name, lane.between(0, 6))) for name in chosen]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]

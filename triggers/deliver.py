@@ -360,13 +360,15 @@ def settle(connection: Connection, done: Finish, now: datetime, tzdata: str) -> 
         j.trigger_id for j, made in final if made.status == Status.SUCCEEDED and j.consecutive_failures
     ]
     failed = [job.trigger_id for job, made in final if made.status == Status.FAILED]
-    lifecycle.lock(connection, failed + [j.trigger_id for j, _ in final if failed and j.consecutive_failures])
+    queues = {job.trigger_id: job for job, _ in final if job.policy["overlap"] == "queue"}
+    # Or what waits could be put off, because this one runs still, after it was released: for minutes.
+    counted = failed + [j.trigger_id for j, _ in final if failed and j.consecutive_failures]
+    lifecycle.lock(connection, [*counted, *queues])
     lifecycle.recovered(connection, sorted(set(recovered)))
     for job, made in sorted(final, key=lambda pair: pair[0].trigger_id):
         if made.status == Status.FAILED:
             count_failure(connection, job, now)
     lifecycle.complete(connection, now, tzdata, [job.trigger_id for job, _ in final if job.exhausted])
-    queues = {job.trigger_id: job for job, _ in final if job.policy["overlap"] == "queue"}
     seen: set[str] = set()
     for id_, trigger_id, _, due_at in delivery.due(connection, queues, now + LOOK_AHEAD) if queues else []:
         if trigger_id not in seen:

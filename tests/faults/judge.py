@@ -142,18 +142,15 @@ class Judge:
                 yield from connection.execute(seen().where(Event.id.in_(ordered[at : at + CHUNK])))
 
     def wrong_arrivals(self, row: Row[Any], told: Judgement, once: bool) -> Iterator[str]:
-        """An attempt that arrived twice; with `once`, a second attempt that arrived."""
+        """An attempt that arrived twice; with `once`, one more although none before it had failed."""
         arrived = self.lane.ledger.arrivals[row.id]
         if len(set(arrived)) < len(arrived):
             yield f"doubled: {describe(row)}: the attempts that arrived are {arrived}"
         if len(arrived) > 1 and not row.name.startswith(BAD_PREFIX):
             told.doubled += len(arrived) - 1
-            if once:
-                yield f"doubled: {describe(row)}: arrived by attempts {arrived}, and {self.attempts(row.id)}"
-
-    def attempts(self, event_id: str) -> str:
-        """How the attempts that did not succeed ended."""
-        return str(self.lane.installation.attempts(event_id))
+            attempts = self.lane.installation.attempts(row.id)
+            if once and any(outcome == "lost" for _, outcome, _ in attempts):
+                yield f"doubled: {describe(row)}: attempts {arrived} arrived, and {attempts}"
 
     def missing_triggers(self) -> Iterator[str]:
         """Those that the endpoint said it had created, and that are not there."""

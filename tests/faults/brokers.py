@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import signal
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import redis
+from amqp import Message
 from kombu import Connection
 
 from tests.acceptance.test_worker import NO_MESSAGES
@@ -15,6 +21,7 @@ from tests.processes import free_port
 
 QUEUES = ("celery", "tasks")
 CREATE_MS = 200
+COMPETITORS = 6  # of ours for each message, beside the workers
 PUBLISH = b"\x00\x3c\x00\x28"  # the method `basic.publish` in a frame of AMQP
 DELIVER = "celery_config.celery_worker.deliver"
 MALFORMED: list[Any] = [{"a": 1}, [], [[], {}, {}], [["log", [["x", ["y"]]]], {}, {}], "text", 7, None]
@@ -72,61 +79,78 @@ def publish_unheard(lane: Lane) -> None:
 
 @fault(AFTER_OUTAGE)
 def tripled(lane: Lane) -> None:
-    """Every message, users' tasks included, three times and in a random order; an old copy 15 s later."""
-    workers = lane.fleet.all("worker")
-    for worker in workers:
-        worker.freeze()  # or the queues would be empty
-    lane.wait(8)
-    old = triple_redis(lane) if lane.valkey else triple_rabbitmq(lane)
-    for worker in workers:
-        worker.thaw()
-    lane.wait(15)
-    for queue, message in old:
-        replay(lane, queue, message)
-    lane.notes.append(f"tripled {len(old)} messages")
-
-
-def triple_redis(lane: Lane) -> list[tuple[str, Any]]:
-    """In the lists; what was in them."""
-    assert lane.valkey is not None
+    """What can be had of the messages for 15 s, users' tasks included, three times and in a random order; and
+    an old copy of each 10 s later.
+    """
+    take, put = (redis_taker, redis_putter) if lane.valkey else (rabbitmq_taker, rabbitmq_putter)
     old: list[tuple[str, Any]] = []
-    with redis.Redis(port=lane.valkey.port, socket_timeout=5) as client:
-        for queue in QUEUES:
-            found: list[Any] = []
-            while (entry := client.rpop(queue)) is not None:
-                found.append(entry)
-            old += [(queue, entry) for entry in found]
-            three = found * 3
-            lane.chance.shuffle(three)
-            for entry in three:
-                client.lpush(queue, entry)
-    return old
+    end = time.monotonic() + 15
+    while time.monotonic() < end:
+        found = take(lane)
+        old += found
+        three = found * 3
+        lane.chance.shuffle(three)
+        put(lane, three)
+        lane.wait(0.5)
+    lane.wait(10)
+    put(lane, old)
+    lane.notes.append(f"{len(old)} messages tripled")
 
 
-def triple_rabbitmq(lane: Lane) -> list[tuple[str, Any]]:
-    """By taking them from the queues and publishing them again; what was in them."""
-    old: list[tuple[str, Any]] = []
+def redis_taker(lane: Lane) -> list[tuple[str, Any]]:
+    """What comes into the lists in a second, as far as we get it before the workers do."""
+    taken: list[tuple[str, Any]] = []
+
+    def pop() -> None:
+        with redis.Redis(port=server(lane).port, socket_timeout=5) as client:
+            end = time.monotonic() + 1
+            while time.monotonic() < end:
+                if (found := client.brpop(list(QUEUES), 0.2)) is not None:
+                    queue, entry = found
+                    taken.append((queue.decode(), entry))
+
+    threads = [threading.Thread(target=pop) for _ in range(COMPETITORS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return taken
+
+
+def redis_putter(lane: Lane, messages: Sequence[tuple[str, Any]]) -> None:
+    """Put copies into the lists."""
+    with redis.Redis(port=server(lane).port, socket_timeout=5) as client:
+        for queue, entry in messages:
+            client.lpush(queue, entry)
+
+
+def rabbitmq_taker(lane: Lane) -> list[tuple[str, Any]]:
+    """The same from RabbitMQ, as some more consumers."""
+    taken: list[tuple[str, Any]] = []
     with Connection(lane.installation.settings.celery_broker_url) as connection:
         channel = connection.channel()
         for queue in QUEUES:
-            found: list[Any] = []
-            while (message := channel.basic_get(queue, no_ack=True)) is not None:
-                found.append(message)
-            old += [(queue, message) for message in found]
-            three = found * 3
-            lane.chance.shuffle(three)
-            for message in three:
-                channel.basic_publish(message, exchange=queue, routing_key=queue)
-    return old
+            for _ in range(COMPETITORS):
+                channel.basic_consume(queue, no_ack=True, callback=partial(remember, taken, queue))
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            with suppress(TimeoutError):
+                connection.drain_events(timeout=0.2)
+    return taken
 
 
-def replay(lane: Lane, queue: str, message: Any) -> None:
-    """Put an old copy into a queue."""
-    if lane.valkey:
-        lane.valkey.command("LPUSH", queue, message)
-        return
+def remember(taken: list[tuple[str, Any]], queue: str, message: Any) -> None:
+    """What a consumer is called with."""
+    taken.append((queue, message))
+
+
+def rabbitmq_putter(lane: Lane, messages: Sequence[tuple[str, Any]]) -> None:
+    """Publish copies."""
     with Connection(lane.installation.settings.celery_broker_url) as connection:
-        connection.channel().basic_publish(message, exchange=queue, routing_key=queue)
+        channel = connection.channel()
+        for queue, message in messages:
+            copy = Message(message.body, **message.properties)
+            channel.basic_publish(copy, exchange=queue, routing_key=queue)
 
 
 @fault(AFTER_OUTAGE)

@@ -22,7 +22,7 @@ from tests.servers import PostgreSQL, wait_until
 from triggers import deliver, manage, planning, tick
 from triggers.definition import parse_trigger
 from triggers.settings import Settings
-from triggers.store import plan
+from triggers.store import lifecycle, plan
 from triggers.store.delivery import Job
 from triggers.targets import Outcome
 from triggers.tick import GRACE, LONGEST_GRACE, Hint, Queues, Tick, grace
@@ -487,6 +487,23 @@ def test_what_another_tick_holds_is_passed_over_and_then_waited_for(postgres_wor
         release()
         assert ticking.result(20).planned == 3
     assert sent_ids(world.sent) == sorted(world.ids())
+
+
+def test_the_last_pass_waits_in_the_order_in_which_others_lock(postgres_world: World) -> None:
+    """Else it holds a trigger that a delivery waits for, and waits for another that the delivery holds."""
+    world = postgres_world
+    first, second = world.create("a", once(20)), world.create("b", once(10))
+    assert first < second
+    holder, other = world.connect(), world.connect()
+    with ThreadPoolExecutor(2) as pool:
+        with holder.write() as holding:
+            lifecycle.lock(holding, [first])
+            with other.write() as connection:
+                lifecycle.lock(connection, [second])
+                ticking = pool.submit(world.tick)
+                wait_until(lambda: waiting_for_locks(world) == 1, message="the last pass waits")
+            lifecycle.lock(holding, [second])
+        assert ticking.result(20).planned == 2
 
 
 def test_what_another_tick_planned_meanwhile_is_left_alone(postgres_world: World) -> None:

@@ -19,7 +19,7 @@ GRACE = timedelta(seconds=10)  # after its instant an event that nobody started 
 CLAIM = """
 SELECT {id} AS id, name, target_type, {schedule} AS schedule, {policy} AS policy,
        anchor, planned_until, next_at, planned_count
-FROM triggers WHERE next_at <= :until {resting} ORDER BY next_at LIMIT :most {lock}
+FROM triggers WHERE next_at <= :until {resting} ORDER BY {order} LIMIT :most {lock}
 """
 
 EVENT_COLUMNS = (
@@ -59,7 +59,11 @@ def claim(
     postgres = bulk.is_postgres(connection)
     bulk.plan_anew(connection)
     lock = ("FOR NO KEY UPDATE" if wait else "FOR NO KEY UPDATE SKIP LOCKED") if postgres else ""
+    # Who waits for locks takes them in everybody's order (`lifecycle.lock`), or two wait for each other.
+    # As text, because no index has that order: by the primary key all triggers would be read.
+    order = 'CAST(id AS text) COLLATE "C"' if wait and postgres else "next_at"
     statement = CLAIM.format(
+        order=order,
         id="CAST(id AS text)" if postgres else "id",
         schedule="CAST(schedule AS text)" if postgres else "schedule",
         policy="CAST(policy AS text)" if postgres else "policy",

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import psycopg
 
-from tests.faults.catalogue import AFTER_OUTAGE, fault
+from models.database import PATIENCE_SECONDS
+from tests.faults.catalogue import AFTER_DEATH, AFTER_OUTAGE, fault
 from tests.faults.lane import MAX_CONNECTIONS, Lane
 from tests.processes import Process
 from tests.servers import PostgreSQL
@@ -65,9 +66,11 @@ def postgres_freeze(lane: Lane) -> None:
     server(lane).thaw()
 
 
-@fault(AFTER_OUTAGE, on="postgresql")
+@fault(PATIENCE_SECONDS + AFTER_DEATH, on="postgresql", deaths=True)
 def postgres_silent(lane: Lane) -> None:
-    """Connections to PostgreSQL stay open and carry nothing, for 12 s; the silent ones stay so for good."""
+    """Connections to PostgreSQL stay open and carry nothing, for 12 s; those stay so for good. What runs
+    meanwhile counts as lost: its end is recorded only after a statement has waited as long as one may take.
+    """
     assert lane.database_proxy is not None
     lane.database_proxy.silence()
     lane.wait(12)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,6 +19,7 @@ __all__ = ["Outcome", "applicable", "brokers", "databases", "others", "processes
 
 DEADLINE_SECONDS = 120  # over the bound: to tell slow from never
 MARGIN = timedelta(seconds=2)
+BUSY = 4  # of the load average for each core: durations say little then
 
 
 @dataclass(slots=True)
@@ -86,7 +88,6 @@ def inflict(lane: Lane, judge: Judge, fault: Fault, seed: int) -> Outcome:
     fault.run(lane)
     ended, ended_at = datetime.now(UTC), time.monotonic()
     recovery = recover(lane, ended, fault.bound_seconds + DEADLINE_SECONDS)
-    # In a storm a freeze may have hit the very process that another fault has to end.
     told = judge.judge(began - MARGIN, datetime.now(UTC), once=not fault.deaths)
     p99 = lane.client.p99_ms(began_at, ended_at)
     slow = []
@@ -96,6 +97,8 @@ def inflict(lane: Lane, judge: Judge, fault: Fault, seed: int) -> Outcome:
         slow.append(f"recovered in {recovery.seconds} s")
     if fault.create_ms is not None and (p99 is None or p99 > fault.create_ms):
         slow.append(f"creates took {p99} ms")
+    if (load := os.getloadavg()[0]) > BUSY * (os.cpu_count() or 1):
+        lane.notes.append(f"load average {load:.0f}: the machine is busy with other things")
     if lane.fleet.restarts > restarts:
         lane.notes.append(f"{lane.fleet.restarts - restarts} processes restarted")
     return Outcome(

@@ -10,6 +10,7 @@ import argparse
 import json
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -28,6 +29,7 @@ def main() -> int:
         for fault in FAULTS.values():
             print(f"{fault.name:<27} {fault.bound_seconds:>4.0f} s  {fault.doc}")
         return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or what is mounted would stay behind
     directory = Path(tempfile.mkdtemp(prefix="triggerbeat-faults-"))
     print(f"seed {arguments.seed}, logs in {directory}", flush=True)
     heading()

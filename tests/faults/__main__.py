@@ -14,6 +14,8 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
+from functools import partial
 from pathlib import Path
 
 from tests.faults.catalogue import ALL, FAULTS, Fault
@@ -36,22 +38,26 @@ def main() -> int:
     outcomes: list[Outcome] = []
     left = [lane for lane in ALL if lane in (arguments.lane or ALL)]
     end = time.monotonic() + 60 * arguments.minutes
-    planned = 0
+    planned, broken = 0, 0
     while left:
         lane, share = left[0], (end - time.monotonic()) / len(left)
         faults = order(lane, arguments.only, arguments.seed)
         planned += len(faults)
-        outcomes += run_lane(lane, faults, directory / lane, arguments.seed, time.monotonic() + share, tell)
+        until = time.monotonic() + share
+        try:
+            run_lane(lane, faults, directory / lane, arguments.seed, until, partial(tell, outcomes))
+        except Exception:  # the other lanes have something to say all the same
+            traceback.print_exc()
+            broken += 1
         left.pop(0)
     failed = [outcome for outcome in outcomes if outcome.verdict != "ok"]
     done = sum(outcome.fault != "whole-run" for outcome in outcomes)
-    print(f"{done} of {planned} faults, {len(failed)} not ok")
-    print(
-        json.dumps({"seed": arguments.seed, "ok": not failed, "faults": [one.document() for one in outcomes]})
-    )
-    if not failed and not arguments.keep:
+    ok = not failed and not broken
+    print(f"{done} of {planned} faults, {len(failed)} not ok, {broken} lanes broken off")
+    print(json.dumps({"seed": arguments.seed, "ok": ok, "faults": [one.document() for one in outcomes]}))
+    if ok and not arguments.keep:
         shutil.rmtree(directory, ignore_errors=True)
-    return 1 if failed else 0
+    return 0 if ok else 1
 
 
 def parse() -> argparse.Namespace:
@@ -82,8 +88,9 @@ def heading() -> None:
     )
 
 
-def tell(outcome: Outcome) -> None:
+def tell(outcomes: list[Outcome], outcome: Outcome) -> None:
     """A row of the table, and what is wrong under it."""
+    outcomes.append(outcome)
     recovery = "never" if outcome.recovery is None else f"{outcome.recovery:.1f}"
     create = "" if outcome.create_p99_ms is None else f"{outcome.create_p99_ms:.0f} ms"
     notes = f" ({'; '.join(outcome.notes)})" if outcome.notes else ""

@@ -60,9 +60,8 @@ def run_lane(
     seed: int,
     until: float,
     tell: Callable[[Outcome], None],
-) -> list[Outcome]:
-    """Run the faults on a fresh lane, until `until` on the monotonic clock at the latest."""
-    outcomes: list[Outcome] = []
+) -> None:
+    """Run the faults on a fresh lane; none is begun after `until` on the monotonic clock."""
     with Lane(name, directory, seed) as lane:
         judge = Judge(lane)
         settled = recover(lane, datetime.now(UTC), DEADLINE_SECONDS)
@@ -73,11 +72,8 @@ def run_lane(
                 break
             if fault.name == "sqlite-disk-full" and lane.disk is None:
                 continue
-            outcomes.append(inflict(lane, judge, fault, seed))
-            tell(outcomes[-1])
-        outcomes.append(whole(lane, judge, seed))
-        tell(outcomes[-1])
-    return outcomes
+            tell(inflict(lane, judge, fault, seed))
+        tell(whole(lane, judge, seed))
 
 
 def inflict(lane: Lane, judge: Judge, fault: Fault, seed: int) -> Outcome:

@@ -16,14 +16,15 @@ from models.states import Status
 from models.trigger import Trigger
 from tests.faults.lane import Lane
 from tests.faults.ledger import Delivery
-from tests.faults.workload import BAD_PREFIX, EDITED_PREFIX, FRESH, FRESH_PREFIX
+from tests.faults.workload import BAD_PREFIX, EDITED_PREFIX, FRESH, FRESH_PREFIX, OVERLAP_PREFIX
 from triggers.rfc3339 import format_utc
 
 POLL_SECONDS = 0.25
 CLOCK_SECONDS = 0.000_01  # of a float's precision
 STRAGGLERS = timedelta(seconds=60)  # the instant of an end is read before it is committed
-MAY_SKIP = ("skip-", "fire_once-", "overlap-")
+MAY_SKIP = ("skip-", "fire_once-", OVERLAP_PREFIX)
 ON_TIME = timedelta(seconds=1)  # on a machine of two cores that a test run shares with servers and workers
+WAITED = timedelta(seconds=3)  # what is due for so long and waits still is behind others
 LOOK_BACK = timedelta(seconds=2.5)
 SETTLED = timedelta(seconds=0.5)  # what is due since less may just be starting
 CHUNK = 500
@@ -38,9 +39,10 @@ class Recovery(NamedTuple):
 
 @dataclass(slots=True)
 class Judgement:
-    """`wrong` is what must never be; the rest are counts."""
+    """`wrong` is what must never be, `late` what must not be so long; the rest are counts."""
 
     wrong: list[str] = field(default_factory=list)
+    late: list[str] = field(default_factory=list)
     occurrences: int = 0
     events: int = 0
     deliveries: int = 0
@@ -73,16 +75,23 @@ def what_is_left(lane: Lane, ended: datetime, now: datetime) -> str:
     due = select(func.count(), func.min(Event.fire_at)).join(Trigger, Trigger.id == Event.trigger_id)
     due = due.where(Event.recheck_at.is_not(None), Event.fire_at <= ended, behaves)
     unplanned = select(func.count()).where(Trigger.next_at.is_not(None), Trigger.next_at <= now)
+    waiting = select(func.count(), func.min(Event.due_at)).join(Trigger, Trigger.id == Event.trigger_id)
+    waiting = waiting.where(
+        Event.recheck_at.is_not(None), Event.status == Status.PENDING, Event.due_at <= now - WAITED,
+        behaves, Trigger.name.not_like(f"{OVERLAP_PREFIX}%"),
+    )  # fmt: skip
     fresh = select(Event.fire_at, Event.started_at).join(Trigger, Trigger.id == Event.trigger_id)
     fresh = fresh.where(
         Trigger.name.like(f"{FRESH_PREFIX}%"), Event.fire_at > now - LOOK_BACK, Event.fire_at <= now - SETTLED
     )
     with lane.installation.database.read() as connection:
         count, oldest = connection.execute(due).one()
+        others, first = connection.execute(waiting).one()
         behind = connection.execute(unplanned).scalar_one()
         rows = connection.execute(fresh).all()
     late = [fire_at for fire_at, started in rows if started is None or started - fire_at > ON_TIME]
     parts = [f"{count} unfinished, the oldest of {oldest}"] if count else []
+    parts += [f"{others} wait, the oldest since {first}"] if others else []
     parts += [f"{behind} triggers not planned"] if behind else []
     parts += [f"{len(late)} of {len(rows)} late"] if late or len(rows) < FRESH else []
     return ", ".join(parts)
@@ -120,7 +129,9 @@ class Judge:
         told.again = sum(row.attempt > 1 for row in ended)
         audit = self.lane.audit(since, until)
         told.occurrences = audit["expected"]
-        told.wrong += [f"audit: {one['code']}: {one['trigger']}: {one['text']}" for one in audit["findings"]]
+        for one in audit["findings"]:
+            kept = told.late if one["kind"] == "overdue" else told.wrong
+            kept.append(f"audit: {one['code']}: {one['trigger']}: {one['text']}")
         told.wrong += [*self.missing_triggers(), *self.lane.client.strange]
         self.lane.client.strange = []
         return told

@@ -19,6 +19,7 @@ __all__ = ["Outcome", "applicable", "brokers", "databases", "others", "processes
 
 DEADLINE_SECONDS = 120  # over the bound: to tell slow from never
 MARGIN = timedelta(seconds=2)
+SHOWN = 5  # of what is late
 BUSY = 4  # of the load average for each core: durations say little then
 
 
@@ -86,7 +87,7 @@ def inflict(lane: Lane, judge: Judge, fault: Fault, seed: int) -> Outcome:
     recovery = recover(lane, ended, fault.bound_seconds + DEADLINE_SECONDS)
     told = judge.judge(began - MARGIN, datetime.now(UTC), once=not fault.deaths)
     p99 = lane.client.p99_ms(began_at, ended_at)
-    slow = []
+    slow = told.late[:SHOWN]
     if recovery.seconds is None:
         slow.append(f"never recovered: {recovery.left}")
     elif recovery.seconds > fault.bound_seconds:
@@ -110,5 +111,5 @@ def whole(lane: Lane, judge: Judge, seed: int) -> Outcome:
     return Outcome(
         "whole-run", lane.name, seed, 0.0, 0.0, 0.0, told.occurrences, len(judge.judged),
         sum(map(len, lane.ledger.arrivals.values())), told.again, 0, None,
-        "WRONG" if told.wrong else "ok", told.wrong,
+        "WRONG" if told.wrong else "slow" if told.late else "ok", told.wrong, told.late[:SHOWN],
     )  # fmt: skip

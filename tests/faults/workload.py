@@ -20,6 +20,7 @@ FRESH = 12  # triggers that fire each second, by which it is told whether events
 FRESH_PREFIX = "fresh-"
 BAD_PREFIX = "bad-"  # of triggers whose target misbehaves
 EDITED_PREFIX = "edited-"
+OVERLAP_PREFIX = "overlap-"
 CREATES_A_SECOND = 4
 ANSWER_SECONDS = 15
 

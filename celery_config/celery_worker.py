@@ -61,6 +61,7 @@ celery.conf.update(
         },
     },
 )
+celery.events.dispatcher_cls = "celery_config.events:Dispatcher"
 celery.steps["worker"].add(engine.Engine)
 celery.steps["consumer"].add(engine.EngineConsumer)
 

@@ -1,0 +1,58 @@
+"""What the worker tells Flower, when the connection for it breaks."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from celery import Celery
+
+from celery_config.broker import options
+from celery_config.celery_worker import celery
+from celery_config.events import Dispatcher
+from tests.faults.proxy import Proxy
+from tests.processes import wait_until
+from tests.servers import RabbitMQ, Valkey
+from triggers.settings import Settings
+
+SECONDS = 10
+
+
+def test_the_worker_uses_it() -> None:
+    assert issubclass(celery.events.Dispatcher, Dispatcher)
+
+
+@pytest.mark.parametrize("broker", ["valkey", "rabbitmq"])
+def test_a_heartbeat_over_a_connection_that_broke_comes_back(
+    broker: str, request: pytest.FixtureRequest
+) -> None:
+    """Also when somebody else has made a new one meanwhile: then kombu would try for ever on the old one."""
+    server: Valkey | RabbitMQ = request.getfixturevalue(broker)
+    url = server.url if isinstance(server, Valkey) else server.url()
+    with Proxy(server.port) as proxy, Celery("tests", set_as_current=False) as app:
+        proxied = url.replace(f":{server.port}/", f":{proxy.port}/")
+        app.conf.update(options(Settings.from_environment({"CELERY_BROKER_URL": proxied})))
+        app.events.dispatcher_cls = "celery_config.events:Dispatcher"
+        with app.connection_for_write() as connection:
+            dispatcher = app.events.Dispatcher(connection, hostname="tests")
+            dispatcher.send("worker-online", retry=True)
+            broken = dispatcher.producer.channel.connection
+            proxy.cut()
+            wait_until(lambda: unsent(dispatcher) or broker == "valkey")
+            assert connection.connection
+            sending = threading.Thread(
+                target=dispatcher.send, args=("worker-heartbeat",), kwargs={"retry": True}
+            )
+            sending.daemon = True
+            sending.start()
+            sending.join(SECONDS)
+            assert not sending.is_alive()
+            assert list(dispatcher._outbound_buffer) == []
+        if broker == "rabbitmq":
+            broken.collect()  # kombu replaced it without closing it
+
+
+def unsent(dispatcher: Dispatcher) -> bool:
+    """Send an event; whether it could not be sent."""
+    dispatcher.send("task-sent")
+    return len(dispatcher._outbound_buffer) > 0

@@ -20,12 +20,18 @@ BAD_PATHS = (
     "/hang", "/drip", "/drip-headers", "/flood", "/reset-before", "/reset-after", "/close", "/garbage",
     "/endless-headers", "/status/500", "/retry-after/1",
 )  # fmt: skip
+# One of each of three, since a fault may need the server that another one stops.
 STORM = (
-    "child-kill", "worker-kill", "beat-kill-loop", "three-beats", "stop-publish-kill", "broker-kill",
-    "broker-cut", "broker-silent", "broker-freeze", "publish-unheard", "malformed", "redis-flush",
-    "redis-full", "redis-read-only", "rabbitmq-restart", "rabbitmq-close-connections", "postgres-immediate",
-    "postgres-freeze", "postgres-terminate", "commit-unheard", "sqlite-writers", "sqlite-locked", "edits",
-    "bad-targets",
+    ("child-kill", "worker-kill", "beat-kill-loop", "three-beats", "stop-publish-kill"),
+    (
+        "broker-kill", "broker-cut", "broker-silent", "broker-freeze", "publish-unheard", "redis-flush",
+        "redis-full", "redis-read-only", "rabbitmq-restart", "rabbitmq-close-connections",
+    ),
+    (
+        "postgres-immediate", "postgres-freeze", "postgres-terminate", "commit-unheard", "sqlite-writers",
+        "sqlite-locked",
+    ),
+    ("edits", "bad-targets"),
 )  # fmt: skip
 AT_ONCE = 3
 
@@ -89,8 +95,8 @@ def bad_targets(lane: Lane) -> None:
 @fault(AFTER_DEATH + AFTER_OUTAGE, deaths=True)
 def storm(lane: Lane) -> None:
     """Three faults at random at the same time."""
-    names = [name for name in STORM if lane.name in FAULTS[name].lanes]
-    chosen = lane.chance.sample(names, AT_ONCE)
+    known = [[name for name in group if lane.name in FAULTS[name].lanes] for group in STORM]
+    chosen = [lane.chance.choice(group) for group in lane.chance.sample(known, AT_ONCE)]
     lane.notes.append(f"storm of {', '.join(chosen)}")
     errors: list[BaseException] = []
 

@@ -83,17 +83,19 @@ def tripled(lane: Lane) -> None:
     an old copy of each 10 s later.
     """
     take, put = (redis_taker, redis_putter) if lane.valkey else (rabbitmq_taker, rabbitmq_putter)
-    old: list[tuple[str, Any]] = []
+    old: dict[Any, tuple[str, Any]] = {}
     end = time.monotonic() + 15
     while time.monotonic() < end:
-        found = take(lane)
-        old += found
-        three = found * 3
-        lane.chance.shuffle(three)
-        put(lane, three)
+        back: list[tuple[str, Any]] = []
+        for queue, message in take(lane):
+            key = message if lane.valkey else (message.body, message.headers["id"])
+            back += [(queue, message)] * (1 if key in old else 3)  # of copies one: they would grow and grow
+            old[key] = (queue, message)
+        lane.chance.shuffle(back)
+        put(lane, back)
         lane.wait(0.5)
     lane.wait(10)
-    put(lane, old)
+    put(lane, list(old.values()))
     lane.notes.append(f"{len(old)} messages tripled")
 
 

@@ -108,9 +108,11 @@ def postgres_terminate(lane: Lane) -> None:
             lane.wait(0.05)
 
 
-@fault(AFTER_OUTAGE, on="postgresql")
+@fault(AFTER_DEATH, on="postgresql")
 def commit_unheard(lane: Lane) -> None:
-    """A tenth of the commits are done, and the connection reset before PostgreSQL says so, for 15 s."""
+    """A tenth of the commits are done, and the connection reset before PostgreSQL says so, for 15 s. A start
+    that its worker did not hear of is taken back when its lease is over.
+    """
     assert lane.database_proxy is not None
     before = lane.database_proxy.lost_replies
     lane.database_proxy.lose_replies(0.1, *COMMITS)

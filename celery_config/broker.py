@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import kombu
+from celery.app.amqp import AMQP
 from kombu import Exchange, Queue
 
 from celery_config import redis_transport
@@ -15,7 +17,25 @@ OURS = "celery"  # ticks and deliveries
 # Without it kombu tries for ever to open a channel for a publish, whatever the publish itself allows.
 ONE_TRY = {"max_retries": 1, "interval_start": 0.2, "interval_step": 0, "interval_max": 0.2}
 SOCKET_SECONDS = 5  # after this a silent connection counts as broken
+AGAIN_SECONDS = 2.0  # between two tries to connect
 PREFIX = "celery_config.celery_worker."  # the names of our own tasks begin with it
+
+
+class Connection(kombu.Connection):
+    """Tries to connect every two seconds. The stock one waits longer each time, in the end for half a minute,
+    and for so long a worker would do nothing after its broker is back.
+    """
+
+    def ensure_connection(self, *args: Any, **more: Any) -> Any:
+        """Wait until the broker can be reached."""
+        pauses = {"interval_start": AGAIN_SECONDS, "interval_step": 0, "interval_max": AGAIN_SECONDS}
+        return super().ensure_connection(*args, **(pauses | more))  # type: ignore[no-untyped-call]
+
+
+class Amqp(AMQP):
+    """What makes the app's connections."""
+
+    Connection = Connection
 
 
 def options(settings: Settings) -> dict[str, Any]:

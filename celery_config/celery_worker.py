@@ -40,7 +40,7 @@ except ConfigurationError as error:
     print(f"triggerbeat: {error}", file=sys.stderr)
     raise SystemExit(2) from None
 
-celery = Celery("triggerbeat", task_cls=EventTask)
+celery = Celery("triggerbeat", task_cls=EventTask, amqp="celery_config.broker:Amqp")
 celery.conf.update(
     options(settings),
     accept_content=["json"],

@@ -1,4 +1,4 @@
-"""What the worker tells Flower, when the connection for it breaks."""
+"""The worker's connections to its broker: the one for Flower, when it breaks, and how it comes back."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import threading
 import pytest
 from celery import Celery
 
-from celery_config.broker import options
+from celery_config.broker import AGAIN_SECONDS, options
 from celery_config.celery_worker import celery
 from celery_config.events import Dispatcher
 from tests.faults.proxy import Proxy
-from tests.processes import wait_until
+from tests.processes import free_port, wait_until
 from tests.servers import RabbitMQ, Valkey
 from triggers.settings import Settings
 
@@ -47,6 +47,7 @@ def test_a_heartbeat_over_a_connection_that_broke_comes_back(
             sending.start()
             sending.join(SECONDS)
             assert not sending.is_alive()
+            dispatcher.flush()  # as the worker does all the time
             assert list(dispatcher._outbound_buffer) == []
         if broker == "rabbitmq":
             broken.collect()  # kombu replaced it without closing it
@@ -56,3 +57,24 @@ def unsent(dispatcher: Dispatcher) -> bool:
     """Send an event; whether it could not be sent."""
     dispatcher.send("task-sent")
     return len(dispatcher._outbound_buffer) > 0
+
+
+class EnoughError(Exception):
+    """The test has seen it."""
+
+
+def test_a_broker_that_is_away_is_asked_every_two_seconds() -> None:
+    """However long it has been away."""
+    pauses: list[float] = []
+
+    def told(error: Exception, pause: float) -> None:
+        pauses.append(pause)
+        if len(pauses) == 3:
+            raise EnoughError
+
+    with (
+        celery.connection_for_read(f"redis://127.0.0.1:{free_port()}/0") as connection,
+        pytest.raises(EnoughError),
+    ):
+        connection.ensure_connection(told)
+    assert pauses == [AGAIN_SECONDS] * 3

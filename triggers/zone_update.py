@@ -29,7 +29,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from models.database import Database
+from models.database import Database, in_one_line, is_away
 from triggers import planning, tzdata, zones
 from triggers.logs import step
 from triggers.rfc3339 import format_utc
@@ -73,7 +73,8 @@ class ZoneUpdate:
             with self._lock:
                 self._look()
         except SQLAlchemyError as error:
-            log.warning("cannot hold the plans against the tz database, the next tick tries again: %s", error)
+            if not is_away(error):  # else the tick itself says so in a moment
+                log.warning("cannot hold the plans against the tz database yet: %s", in_one_line(error))
         except Exception:
             log.exception("cannot hold the plans against the tz database, the next tick tries again")
 

@@ -283,6 +283,9 @@ MUTANTS: Sequence[Callable[[], Patches]] = (
     purged_unfinished,
 )  # fmt: skip
 
+# What takes some dozens of seeds: `make simulate ARGS=--mutants` finds it, a test would take too long.
+RARE = (start_without_instant, advance_on_its_own, queue_never_released, unplanned_counts)
+
 
 @contextmanager
 def broken(mutant: Callable[[], Patches]) -> Iterator[None]:

@@ -104,7 +104,7 @@ def _bounds(kind: Field, span: str, item: str) -> tuple[int, int]:
         return low, low
     high = _value(kind, last, item)
     if low > high:
-        raise _wrong(item, _backwards_hint(kind, first, last, low, high))
+        raise _wrong(item, _backwards_hint(kind, first, last, low, high, stepped=span != item))
     return low, high
 
 
@@ -136,7 +136,9 @@ def _step_hint(kind: Field, span: str, step: str) -> str:
     return f"a step needs a range, {span}/{plausible}"
 
 
-def _backwards_hint(kind: Field, first: str, last: str, low: int, high: int) -> str:
+def _backwards_hint(kind: Field, first: str, last: str, low: int, high: int, stepped: bool) -> str:
+    if stepped:
+        return f"a range of {kind.label} must go upwards; in steps through the end it is a list of values"
     if kind is DAY_OF_WEEK and high == 0:
         return f"a range of {kind.label} must go upwards; Sunday is also 7: {low}-7"
     wrapped = f"{first}-{kind.high if kind is not DAY_OF_WEEK else 6},{kind.low}-{last}"
@@ -147,7 +149,7 @@ def _value_hint(kind: Field, text: str, item: str) -> str:
     """Why `text` is no value of this field, and what was probably meant."""
     if not text:
         return f"a number is missing in {kind.label}"
-    if text == "*":
+    if text.startswith("*"):
         return f'"*" stands alone in {kind.label}, or before a step, as in */5'
     if kind.names.get(text.lower()[:3]) is not None and text.isalpha():
         return f"{kind.label} has names of three letters: {text.lower()[:3]}"
@@ -157,6 +159,8 @@ def _value_hint(kind: Field, text: str, item: str) -> str:
     for character, hint in _FOREIGN.items():
         if character in text and not (character.isalpha() and text.isalpha() and len(text) > 2):
             return hint
+    if "-" in text.strip("-"):
+        return f"a range of {kind.label} has a first and a last value, as in {kind.low}-{kind.high}"
     if item.startswith("-") or "--" in item:
         return f"{kind.label} has no negative numbers"
     names = f" or {', '.join(kind.names)}" if kind.names else ""

@@ -251,6 +251,7 @@ def sqlite_engine(url: URL) -> Engine:
         pool_size=POOL_SIZE,
         max_overflow=POOL_OVERFLOW,
         pool_timeout=LOCK_SECONDS,
+        pool_use_lifo=True,  # writers take turns: with one connection its cache of pages stays good
         connect_args={"timeout": LOCK_SECONDS, "isolation_level": None, "check_same_thread": False},
     )
 

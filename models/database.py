@@ -108,11 +108,7 @@ class Database:
 
     @contextmanager
     def statement(self) -> Iterator[Connection]:
-        """For one statement that is a transaction of its own: on PostgreSQL one round trip, not three."""
-        if not self.is_postgres:
-            with self.write() as connection:
-                yield connection
-            return
+        """For one statement that is a transaction of its own on PostgreSQL: one round trip, not three."""
         with self.engine.connect() as connection:
             connection.execution_options(isolation_level="AUTOCOMMIT")
             yield connection

@@ -71,8 +71,9 @@ def claim(
         lock=lock,
     )
     found = connection.execute(
-        text(statement).bindparams(bindparam("until", type_=Instant)),
-        {"until": until, "most": most} | ({"ids": bulk.ids(connection, resting)} if resting else {}),
+        bulk.clause(statement),
+        bulk.instants(connection, {"until": until, "most": most})
+        | ({"ids": bulk.ids(connection, resting)} if resting else {}),
     )
     known: dict[Any, datetime] = {}  # the instants of a batch are few, and repeat
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
@@ -272,6 +273,12 @@ class Endpoint:
         """Wait until it answers."""
         self.process.expect("Running on ", READY_SECONDS)
         return self
+
+
+def stepped_clock(file: Path) -> dict[str, str]:
+    """The environment of a process whose clock of the wall is off by as many seconds as the file says."""
+    path = os.pathsep.join([str(ROOT / "tests" / "stepped_clock"), str(ROOT)])
+    return {"PYTHONPATH": path, "STEPPED_CLOCK": str(file)}
 
 
 def task(name: str, *args: Any, **kwargs: Any) -> dict[str, Any]:

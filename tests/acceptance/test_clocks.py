@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -15,14 +14,13 @@ from sqlalchemy import make_url, select, text
 
 from models import Event, Node
 from models.database import Database
-from tests.acceptance.installation import ROOT, Installation, message
+from tests.acceptance.installation import Installation, message, stepped_clock
 from tests.processes import wait_until
 
 EVERY_SECOND = {"type": "interval", "every_seconds": 1}
 OFF_SECONDS = 180
 HORIZON_SECONDS = 6
 BEAT = {"TICK_SECONDS": 2, "HORIZON_SECONDS": HORIZON_SECONDS}
-WRONG_CLOCK = Path(__file__).with_name("wrong_clock")
 
 
 def shift_clock(url: str, by_seconds: int) -> None:
@@ -90,17 +88,18 @@ def test_all_processes_are_wrong_by_minutes(
         assert f"{off:+d}" in warnings[0]
 
 
-def wrong_clock(by_seconds: int) -> dict[str, str]:
+def wrong_clock(file: Path, by_seconds: int) -> dict[str, str]:
     """The environment of a process whose clock is off."""
-    path = os.pathsep.join([str(WRONG_CLOCK), str(ROOT)])
-    return {"PYTHONPATH": path, "WRONG_CLOCK_SECONDS": str(by_seconds)}
+    file.write_text(str(by_seconds))
+    return stepped_clock(file)
 
 
 @pytest.mark.slow
 def test_of_two_workers_one_is_wrong_and_beat_is_wrong_the_other_way(
     broker_url: str, postgres_url: str, tmp_path: Path
 ) -> None:
-    wrong, other_way = wrong_clock(OFF_SECONDS), wrong_clock(-OFF_SECONDS)
+    wrong = wrong_clock(tmp_path / "ahead", OFF_SECONDS)
+    other_way = wrong_clock(tmp_path / "behind", -OFF_SECONDS)
     with Installation(tmp_path, postgres_url, broker_url, **BEAT) as installation:
         installation.create("each", message(), schedule=EVERY_SECOND)
         right = installation.worker_unready("-n", "right@%h", pool="solo", name="right")

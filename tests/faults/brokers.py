@@ -40,16 +40,19 @@ def broker_kill(lane: Lane) -> None:
 @fault(AFTER_OUTAGE, create_ms=CREATE_MS)
 def broker_freeze(lane: Lane) -> None:
     """The broker holds its connections and answers nothing, for 5 to 30 s."""
-    lane.broker.freeze()
-    lane.wait(lane.between(5, 30))
-    lane.broker.thaw()
+    frozen(lane, lane.between(5, 30))
 
 
 @fault(AFTER_OUTAGE, create_ms=CREATE_MS)
 def broker_freeze_long(lane: Lane) -> None:
     """The same for 120 s."""
+    frozen(lane, 120)
+
+
+def frozen(lane: Lane, seconds: float) -> None:
+    """Stop the broker's process, and let it go on."""
     lane.broker.freeze()
-    lane.wait(120)
+    lane.wait(seconds)
     lane.broker.thaw()
 
 

@@ -31,7 +31,6 @@ START_SECONDS = 90
 SUPERVISE_SECONDS = 0.5
 DISK_MB = 256  # of the little disk that SQLite's file is on
 MAX_CONNECTIONS = 60
-STEPPED_CLOCK = Path(__file__).with_name("stepped_clock")
 
 
 class Fleet:
@@ -231,11 +230,6 @@ class Lane:
         """The admin endpoint, on the same port each time."""
         command = ["flask", "--app", "triggers.api", "run", f"--port={self.api_port}"]
         return self.installation.start(*command, name="flask")
-
-    def stepped(self, clock: Path) -> dict[str, str]:
-        """The settings of a process whose clock is wrong by what the file says."""
-        path = os.pathsep.join([str(STEPPED_CLOCK), str(ROOT)])
-        return {"PYTHONPATH": path, "STEPPED_CLOCK": str(clock)}
 
     def create(self, document: dict[str, Any]) -> None:
         """Store a trigger, as a program would that uses the database directly."""

@@ -6,6 +6,7 @@ import os
 import signal
 from contextlib import suppress
 
+from tests.acceptance.installation import stepped_clock
 from tests.faults.catalogue import AFTER_DEATH, AFTER_OUTAGE, AFTER_STEP, LEASE_SECONDS, fault
 from tests.faults.lane import Lane
 from tests.processes import wait_until
@@ -128,7 +129,7 @@ def clock_step(lane: Lane) -> None:
     lane.fleet.hold("beat", "worker-a")
     for role in ("beat", "worker-a"):
         lane.fleet.running[role].terminate(END_SECONDS)
-    stepped = lane.stepped(clock)
+    stepped = stepped_clock(clock)
     right = {role: lane.fleet.makers[role] for role in ("beat", "worker-a")}
     lane.fleet.add("beat", lambda: lane.installation.beat(**stepped))
     lane.fleet.add(*lane.worker("worker-a", **stepped))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
@@ -12,6 +11,7 @@ from sqlalchemy import text
 from werkzeug.test import TestResponse
 
 from models.database import Database
+from tests.integration import test_api
 from tests.integration.test_api import BODY, Api, pointers
 from tests.servers import wait_until
 from triggers import manage
@@ -21,19 +21,8 @@ BULK = "/triggers:bulk"
 DRY = BULK + "?dry_run=true"
 
 
-@pytest.fixture
-def api(database_url: str) -> Iterator[Api]:
-    made = Api(database_url)
-    yield made
-    made.database.close()
-
-
-@pytest.fixture
-def one(sqlite_url: str) -> Iterator[Api]:
-    """The endpoint where the kind of database makes no difference."""
-    made = Api(sqlite_url)
-    yield made
-    made.database.close()
+api = test_api.api
+one = test_api.one
 
 
 def many(*names: str, **parts: Any) -> list[dict[str, Any]]:

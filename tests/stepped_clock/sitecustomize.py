@@ -1,7 +1,7 @@
 """Python imports this first, where it is on the path: a process whose clock of the wall can be set.
 
 By as many seconds as the file says whose name is in STEPPED_CLOCK. Its monotonic clock runs on, as it does
-when somebody sets a machine's date.
+when somebody sets a machine's date. (Debian's faketime would be the thing, but `time.sleep` fails under it.)
 """
 
 from __future__ import annotations

@@ -215,7 +215,7 @@ class TaskEvents:
     """What Flower is told, in a message each tenth of a second.
 
     Celery publishes when its loop turns, which with short tasks is a message for each of a task's three
-    events: more work than the task. Measured with no-ops: 217 tasks a second so, 742 without events.
+    events: more work than the task.
     """
 
     def __init__(self, c: Any) -> None:

@@ -96,7 +96,7 @@ def insert_events(
     """Record occurrences. The unique key decides who records one; the loser is a quiet outcome.
 
     Those of many triggers alike travel as pairs of ids beside the values they share: the other way each row
-    costs PostgreSQL twelve more values to parse, which was a third of the statement.
+    costs PostgreSQL twelve more values to parse.
     """
     rows: list[tuple[Any, ...]] = []
     for new in events:

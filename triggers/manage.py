@@ -332,7 +332,12 @@ def catch_up(connection: Connection, row: Mapping[str, Any], at: datetime) -> in
         if next_at is None or next_at > at:
             return trigger.planned_count
         made = planning.plan(trigger._replace(next_at=next_at), at, at)
-        plan.insert_events(connection, plan.new_events([(made, [trigger])], at), at, timedelta())
+        plan.insert_events(
+            connection,
+            plan.new_events([(made, plan.Alike(trigger, [trigger.id], [trigger.name]))], at),
+            at,
+            timedelta(),
+        )
         next_at = made.next_at
         trigger = trigger._replace(planned_until=made.planned_until, planned_count=made.planned_count)
     raise Conflict("the trigger is still catching up with missed occurrences: pause it first, or wait")

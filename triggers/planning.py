@@ -34,7 +34,7 @@ class Plannable(NamedTuple):
     target_type: str
     schedule: str  # JSON
     policy: str  # JSON
-    anchor: datetime
+    anchor: datetime | None  # of an interval
     planned_until: datetime
     next_at: datetime
     planned_count: int
@@ -87,12 +87,12 @@ def plan(trigger: Plannable, now: datetime, until: datetime) -> Plan:
     return Planner(trigger, now, until).plan()
 
 
-def alike(trigger: Plannable) -> tuple[str | datetime | int, ...] | None:
-    """What a plan depends on, the same for many triggers; None when it depends on the trigger itself."""
-    return None if JITTERED(trigger.schedule) else trigger[3:]
-
-
 JITTERED = re.compile(r'"jitter_seconds": *[1-9]').search
+
+
+def is_jittered(trigger: Plannable) -> bool:
+    """Whether the plan depends on the trigger's id, too."""
+    return JITTERED(trigger.schedule) is not None
 
 
 class Planner:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -159,36 +159,48 @@ def plan_batch(tick: Tick, batch: int, wait: bool) -> int:
         plan.insert_events(connection, events, now, GRACE)
         plan.advance(connection, plans)
     announce(tick, events)
-    return len(claimed)
+    return sum(len(triggers.ids) for triggers in claimed)
 
 
 def plan_each(
-    tick: Tick, connection: Connection, claimed: Sequence[planning.Plannable]
-) -> list[tuple[planning.Plan, list[planning.Plannable]]]:
-    """The claimed triggers' plans, up to a transaction's share; what is left is claimed again.
-
-    Many triggers have a plan in common: it is made once, and stands beside all of them.
-    """
-    plans: dict[object, tuple[planning.Plan, list[planning.Plannable]]] = {}
+    tick: Tick, connection: Connection, claimed: Sequence[plan.Alike]
+) -> list[tuple[planning.Plan, plan.Alike]]:
+    """The claimed triggers' plans, up to a transaction's share; what is left is claimed again."""
+    plans: list[tuple[planning.Plan, plan.Alike]] = []
     room = MOST_EVENTS
-    for trigger in claimed:
+    for triggers in each_plan(claimed):
         if room <= 0:
             break
         try:
-            alike = planning.alike(trigger) or trigger.id
-            if alike not in plans:
-                plans[alike] = (planning.plan(trigger, tick.now, tick.until), [])
+            made = planning.plan(triggers.first, tick.now, tick.until)
         except Exception as error:
-            log.exception("trigger=%s set aside: its schedule raised", trigger.name)
-            reason = f"{type(error).__name__}: {error}"
-            lifecycle.set_aside(connection, trigger.id, reason, tick.now, tick.tzdata)
+            set_aside(tick, connection, triggers, error)
             continue
-        made, triggers = plans[alike]
-        triggers.append(trigger)
-        room -= len(made.events)
+        most = max(1, room // max(1, len(made.events)))
+        planned = plan.Alike(triggers.first, triggers.ids[:most], triggers.names[:most])
+        plans.append((made, planned))
+        room -= len(made.events) * len(planned.ids)
         if made.rests:
-            tick.resting.add(trigger.id)
-    return list(plans.values())
+            tick.resting.update(planned.ids)
+    return plans
+
+
+def each_plan(claimed: Sequence[plan.Alike]) -> Iterator[plan.Alike]:
+    """The triggers that a plan is made for at once: with a jitter each has its own."""
+    for triggers in claimed:
+        if not planning.is_jittered(triggers.first):
+            yield triggers
+            continue
+        for id_, name in zip(triggers.ids, triggers.names, strict=True):
+            yield plan.Alike(triggers.first._replace(id=id_, name=name), [id_], [name])
+
+
+def set_aside(tick: Tick, connection: Connection, triggers: plan.Alike, error: Exception) -> None:
+    """A schedule that raises holds up no other."""
+    reason = f"{type(error).__name__}: {error}"
+    for id_, name in zip(triggers.ids, triggers.names, strict=True):
+        log.error("trigger=%s set aside: its schedule raised", name, exc_info=error)
+        lifecycle.set_aside(connection, id_, reason, tick.now, tick.tzdata)
 
 
 def announce(tick: Tick, events: Sequence[plan.NewEvents]) -> None:
@@ -196,15 +208,14 @@ def announce(tick: Tick, events: Sequence[plan.NewEvents]) -> None:
     verbose = log.isEnabledFor(logging.INFO)
     hints: list[Hint] = []
     for new in events:
-        planned, skipped = new.planned, new.planned.skipped
+        planned, triggers = new.planned, new.triggers
         tick.planned += len(new.ids)
-        if skipped:
+        if planned.skipped:
             tick.skipped += len(new.ids)
         else:
-            hints += [
-                Hint(id_, planned.fire_at, trigger.target_type, trigger.name)
-                for id_, trigger in zip(new.ids, new.triggers, strict=True)
-            ]
+            due, kind = planned.fire_at, triggers.first.target_type
+            pairs = zip(new.ids, triggers.names, strict=True)
+            hints += [Hint(id_, due, kind, name) for id_, name in pairs]
         if verbose:
             report(new)
     send(tick, hints)
@@ -213,11 +224,11 @@ def announce(tick: Tick, events: Sequence[plan.NewEvents]) -> None:
 def report(new: plan.NewEvents) -> None:
     """A line in the log for each event that was planned."""
     skipped = new.planned.skipped
-    for id_, trigger in zip(new.ids, new.triggers, strict=True):
+    for id_, name in zip(new.ids, new.triggers.names, strict=True):
         step(
             log,
             "skipped" if skipped else "planned",
-            trigger=trigger.name,
+            trigger=name,
             event=id_,
             scheduled_for=new.planned.scheduled_for,
             status=Status.SKIPPED if skipped else Status.PENDING,

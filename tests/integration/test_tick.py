@@ -329,39 +329,42 @@ def test_a_trigger_that_rests_does_not_hold_up_the_others(world: World) -> None:
 
 
 @pytest.mark.parametrize("misfire", ["skip", "fire_once", "fire_all"])
-def test_triggers_that_plan_alike_get_what_each_would_alone(
-    world: World, misfire: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Statements for many alike, and for one by one, leave the same rows."""
+def test_triggers_that_plan_alike_get_what_each_would_alone(world: World, misfire: str) -> None:
+    """A batch of many, with plans that they share, leaves the same rows as batches of one."""
     policy = {"misfire": misfire, "misfire_grace_seconds": 5}
-    for number in range(2 * plan.FEW):
-        world.create(f"alike-{number}", policy=policy)
-    world.create("alone", every(7), policy=policy)
-    for number in range(2 * plan.FEW):
+    minutely = {"type": "cron", "cron": "* * * * *"}
+    for number in range(12):
+        world.create(f"interval-{number}", policy=policy)
+        world.create(f"anchored-{number}", {"type": "interval", "every_seconds": 20}, policy=policy)
+        world.create(f"cron-{number}", minutely, policy=policy)
+        world.create(f"limited-{number}", minutely | {"max_runs": 3}, policy=policy)
         world.create(f"jittered-{number}", every(20, jitter_seconds=5), policy=policy)
-    world.create("last", every(10, max_runs=3), policy=policy)
-    created = world.now
-    world.now += seconds(44)
+        world.create(f"once-{number}", once(100), policy=policy)
+        if number % 4 == 3:  # anchors, cursors and counts differ from here on
+            world.now += seconds(17)
+            world.tick(horizon=0)
+    created = world.rows(Trigger)
+    planned = {event.id for event in world.events()}
+    world.now += seconds(144)
     world.tick()
     together = what_is_planned(world)
-    world.change(
-        Trigger,
-        **{"state": "active", "planned_count": 0, "exhausted": False, "next_at": created},
-        planned_until=created - timedelta(microseconds=1),
-    )
     with world.database.write() as connection:
-        connection.execute(delete(Event))
-    monkeypatch.setattr(plan, "FEW", 1_000)
-    world.tick()
+        connection.execute(delete(Event).where(Event.id.not_in(planned)))
+        for row in created:
+            cursors = {name: getattr(row, name) for name in CURSORS}
+            connection.execute(update(Trigger).where(Trigger.id == row.id).values(**cursors))
+    world.tick(batch=1)
     assert together == what_is_planned(world)
+
+
+CURSORS = ("planned_until", "next_at", "planned_count", "exhausted", "state")
 
 
 def what_is_planned(world: World) -> tuple[list[Any], list[Any]]:
     """All that a plan sets, but the events' own ids."""
-    cursors = ("id", "planned_until", "next_at", "planned_count", "exhausted")
-    triggers = [tuple(getattr(row, name) for name in cursors) for row in world.rows(Trigger)]
-    names = plan.EVENT_COLUMNS[1:]
-    return triggers, sorted(str([getattr(row, name) for name in names]) for row in world.events())
+    triggers = [(row.name, *(getattr(row, name) for name in CURSORS)) for row in world.rows(Trigger)]
+    names = ("trigger_id", *plan.SHARED)
+    return sorted(triggers), sorted(str([getattr(row, name) for name in names]) for row in world.events())
 
 
 # -------------------------------------------------------------------------------------- misfires
@@ -515,9 +518,10 @@ def test_what_another_tick_planned_meanwhile_is_left_alone(postgres_world: World
     def plan_and_hold() -> None:
         with other.write() as connection:
             (claimed,) = plan.claim(connection, world.now, 1, set(), wait=True)
-            made = planning.plan(claimed, world.now, world.now)
-            plan.insert_events(connection, plan.new_events([(made, [claimed])], world.now), world.now, GRACE)
-            plan.advance(connection, [(made, [claimed])])
+            made = planning.plan(claimed.first, world.now, world.now)
+            events = plan.new_events([(made, claimed)], world.now)
+            plan.insert_events(connection, events, world.now, GRACE)
+            plan.advance(connection, [(made, claimed)])
             assert released.wait(20)
 
     with ThreadPoolExecutor(2) as pool:

@@ -22,7 +22,7 @@ TYPES = {
     "attempt": "int",
     "dispatches": "int",
     "coalesced": "bigint",
-    "planned_count": "bigint",
+    "counted": "bigint",
     "exhausted": "boolean",
     "result": "json",
     "error": "json",
@@ -53,9 +53,30 @@ def rows_of(connection: Connection, columns: Sequence[str]) -> str:
     return f"(SELECT {members} FROM json_each(:rows)) AS r"
 
 
-def parameter(connection: Connection, column: str) -> str:
-    """A value that all rows of a statement share. PostgreSQL cannot tell the type of a NULL."""
-    return f"CAST(:{column} AS {type_of(column)})" if is_postgres(connection) else f":{column}"
+def groups_of(connection: Connection, own: Sequence[str], shared: Sequence[str]) -> str:
+    """A derived table `r` with the columns `own`, of each row, and `shared`, of each group of rows, read from
+    what `bind_groups` makes of them.
+    """
+    if is_postgres(connection):
+        arrays = [f"CAST(:{column} AS text[])" for column in own]
+        arrays += [f"CAST(:{column} AS {type_of(column)}[])" for column in shared]
+        members = ", ".join(f"CAST(g.{column} AS {type_of(column)}[])" for column in own)
+        return (
+            f"unnest({', '.join(arrays)}) AS g({', '.join([*own, *shared])}),"
+            f" unnest({members}) AS m({', '.join(own)}),"
+            f" LATERAL (SELECT {', '.join([f'm.{c}' for c in own] + [f'g.{c}' for c in shared])}) AS r"
+        )
+    values = ", ".join(
+        f"json_extract(value, '$[{index}]') AS {column}" for index, column in enumerate(shared, 1)
+    )
+    members = ", ".join(
+        f"json_extract(m.value, '$[{index}]') AS {column}" for index, column in enumerate(own)
+    )
+    return (
+        f"(WITH g AS MATERIALIZED"
+        f" (SELECT json_extract(value, '$[0]') AS members, {values} FROM json_each(:rows))"
+        f" SELECT {members}, g.* FROM g, json_each(g.members) AS m) AS r"
+    )
 
 
 def bind(connection: Connection, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
@@ -75,6 +96,36 @@ def array(column: str, values: Sequence[Any]) -> Any:
         texts = {value: "NULL" if value is None else value.isoformat() for value in set(values)}
         return "{" + ",".join([texts[value] for value in values]) + "}"
     return list(values)
+
+
+Group = tuple[
+    Sequence[Sequence[str]], Sequence[Any]
+]  # the ids in its rows, column by column; what they share
+
+
+def bind_groups(
+    connection: Connection, own: Sequence[str], shared: Sequence[str], groups: Sequence[Group]
+) -> dict[str, Any]:
+    """The parameters that belong to `groups_of`. The columns `own` are ids."""
+    if not is_postgres(connection):
+        return {
+            "rows": json.dumps(
+                [(list(zip(*ids, strict=True)), *values) for ids, values in groups], default=plain
+            )
+        }
+    parameters = bind(connection, shared, [values for _, values in groups])
+    for index, column in enumerate(own):
+        parameters[column] = [array(column, ids[index]) for ids, _ in groups]
+    return parameters
+
+
+def run_groups(
+    connection: Connection, statement: str, own: Sequence[str], shared: Sequence[str], groups: Sequence[Group]
+) -> None:
+    """Execute `statement`, in which `{rows}` stands for the derived table of rows in groups."""
+    if groups:
+        made = clause(statement.format(rows=groups_of(connection, own, shared)))
+        connection.execute(made, bind_groups(connection, own, shared, groups))
 
 
 def plain(value: object) -> str:

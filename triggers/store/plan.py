@@ -11,48 +11,65 @@ from sqlalchemy.types import String
 
 from models.base import Id, Instant, Json, new_ids
 from models.states import Status
-from triggers.planning import Plan, Plannable, Planned
+from triggers.planning import INSTANT, Plan, Plannable, Planned
 from triggers.store import bulk
 
 GRACE = timedelta(seconds=10)  # after its instant an event that nobody started is looked at again
 
 CLAIM = """
-SELECT {id} AS id, name, target_type, {schedule} AS schedule, {policy} AS policy,
-       anchor, planned_until, next_at, planned_count
-FROM triggers WHERE next_at <= :until {resting} ORDER BY {order} LIMIT :most {lock}
+WITH claimed AS {materialized} (
+  SELECT {id} AS id, name, target_type, {schedule} AS schedule, {policy} AS policy, next_at, planned_count,
+         CASE WHEN {type} = 'interval' THEN anchor END AS anchor,
+         CASE WHEN {max_runs} IS NOT NULL THEN planned_count END AS limited
+  FROM triggers WHERE next_at <= :until {resting} ORDER BY {order} LIMIT :most {lock}
+)
+SELECT {joined}(id, ','), {joined}(name, ','), target_type, schedule, policy, anchor, next_at,
+       min(planned_count)
+FROM claimed GROUP BY target_type, schedule, policy, anchor, next_at, limited
 """
 
-EVENT_COLUMNS = (
-    "id", "trigger_id", "scheduled_for", "fire_at", "due_at", "misfire_at", "source", "status", "reason",
+OWN = ("id", "trigger_id")
+SHARED = (
+    "scheduled_for", "fire_at", "due_at", "misfire_at", "source", "status", "reason",
     "coalesced", "coalesced_from", "recheck_at", "finished_at", "created_at",
 )  # fmt: skip
 INSERT = f"""
-INSERT INTO events ({", ".join(EVENT_COLUMNS)}, state, attempt, dispatches)
-SELECT r.id, r.trigger_id, {{values}}, 'active', 0, 0 FROM {{{{rows}}}} WHERE true
+INSERT INTO events ({", ".join(OWN + SHARED)}, state, attempt, dispatches)
+SELECT {", ".join(f"r.{column}" for column in OWN + SHARED)}, 'active', 0, 0 FROM {{rows}} WHERE true
 ON CONFLICT (scheduled_for, trigger_id) WHERE source IN ('schedule', 'catchup') DO NOTHING
 """
 
-ADVANCE_COLUMNS = ("id", "planned_until", "next_at", "planned_count", "exhausted")
+ADVANCED = ("planned_until", "next_at", "counted", "exhausted")
 ADVANCE = """
-UPDATE triggers SET planned_until = {planned_until}, next_at = {next_at},
-       planned_count = {planned_count}, exhausted = {exhausted}
+UPDATE triggers SET planned_until = r.planned_until, next_at = r.next_at,
+       planned_count = planned_count + r.counted, exhausted = r.exhausted
+FROM {rows} WHERE triggers.id = r.id AND triggers.planned_until <= r.planned_until
 """
 
-FEW = 8  # so many with values in common are worth a statement of their own
+
+class Alike(NamedTuple):
+    """Triggers whose plan is the same: `first` stands for all of them."""
+
+    first: Plannable
+    ids: Sequence[str]
+    names: Sequence[str]
 
 
 class NewEvents(NamedTuple):
     """A planned event of each of some triggers that plan alike, with its ids."""
 
     planned: Planned
-    triggers: Sequence[Plannable]
+    triggers: Alike
     ids: Sequence[str]
 
 
-def claim(
-    connection: Connection, until: datetime, most: int, resting: set[str], wait: bool
-) -> list[Plannable]:
-    """Take triggers with an occurrence up to `until` so that no one else plans it.
+def claim(connection: Connection, until: datetime, most: int, resting: set[str], wait: bool) -> list[Alike]:
+    """Take triggers with an occurrence up to `until` so that no one else plans it; those that plan alike
+    together, the oldest first.
+
+    What a plan depends on is next_at and the definition: the anchor only of an interval, and how many
+    occurrences there were only of what has a limit to them. So a hundred thousand triggers of midnight are
+    one plan, whenever they were created.
 
     Rows that another tick holds are passed over, or waited for with `wait`. SQLite has one writer.
     """
@@ -63,10 +80,14 @@ def claim(
     # As text, because no index has that order: by the primary key all triggers would be read.
     order = 'CAST(id AS text) COLLATE "C"' if wait and postgres else "next_at"
     statement = CLAIM.format(
+        materialized="MATERIALIZED" if postgres else "",
         order=order,
         id="CAST(id AS text)" if postgres else "id",
         schedule="CAST(schedule AS text)" if postgres else "schedule",
         policy="CAST(policy AS text)" if postgres else "policy",
+        type="schedule->>'type'" if postgres else "json_extract(schedule, '$.type')",
+        max_runs="schedule->>'max_runs'" if postgres else "json_extract(schedule, '$.max_runs')",
+        joined="string_agg" if postgres else "group_concat",
         resting=f"AND NOT id {bulk.among(connection)}" if resting else "",
         lock=lock,
     )
@@ -75,19 +96,28 @@ def claim(
         bulk.instants(connection, {"until": until, "most": most})
         | ({"ids": bulk.ids(connection, resting)} if resting else {}),
     )
-    known: dict[Any, datetime] = {}  # the instants of a batch are few, and repeat
+    claimed = [alike(connection, *row) for row in found.all()]
+    return sorted(claimed, key=lambda group: group.first.next_at)
 
-    def instant(value: Any) -> datetime:
-        if value not in known:
-            known[value] = bulk.instant(connection, value)
-        return known[value]
 
-    return [
-        Plannable(
-            id_, name, kind, schedule, policy, instant(anchor), instant(until_), instant(next_at), count
-        )
-        for id_, name, kind, schedule, policy, anchor, until_, next_at, count in found.all()
-    ]
+def alike(
+    connection: Connection,
+    ids: str,
+    names: str,
+    kind: str,
+    schedule: str,
+    policy: str,
+    anchor: Any,
+    next_at: Any,
+    count: int,
+) -> Alike:
+    """A row of the claim. Neither ids nor names have a comma in them."""
+    instant = bulk.instant(connection, next_at)
+    before = instant - INSTANT  # the cursors of all of them lie before it, with nothing in between
+    known, named = ids.split(","), names.split(",")
+    anchored = None if anchor is None else bulk.instant(connection, anchor)
+    first = Plannable(known[0], named[0], kind, schedule, policy, anchored, before, instant, count)
+    return Alike(first, known, named)
 
 
 def insert_events(
@@ -95,23 +125,11 @@ def insert_events(
 ) -> None:
     """Record occurrences. The unique key decides who records one; the loser is a quiet outcome.
 
-    Those of many triggers alike travel as pairs of ids beside the values they share: the other way each row
-    costs PostgreSQL twelve more values to parse.
+    Ids travel in pairs beside the values that those of triggers alike share: row by row PostgreSQL would
+    parse twelve more values for each.
     """
-    rows: list[tuple[Any, ...]] = []
-    for new in events:
-        values = event_values(new.planned, now, grace)
-        owners = [trigger.id for trigger in new.triggers]
-        if len(owners) < FEW:
-            rows += [(id_, owner, *values) for id_, owner in zip(new.ids, owners, strict=True)]
-            continue
-        shared = EVENT_COLUMNS[2:]
-        statement = INSERT.format(values=", ".join(bulk.parameter(connection, column) for column in shared))
-        pairs = list(zip(new.ids, owners, strict=True))
-        bulk.run(connection, statement, EVENT_COLUMNS[:2], pairs, **dict(zip(shared, values, strict=True)))
-    if rows:
-        own = INSERT.format(values=", ".join(f"r.{column}" for column in EVENT_COLUMNS[2:]))
-        bulk.run(connection, own, EVENT_COLUMNS, rows)
+    groups = [((new.ids, new.triggers.ids), event_values(new.planned, now, grace)) for new in events]
+    bulk.run_groups(connection, INSERT, OWN, SHARED, groups)
 
 
 def event_values(planned: Planned, now: datetime, grace: timedelta) -> tuple[Any, ...]:
@@ -133,24 +151,16 @@ def event_values(planned: Planned, now: datetime, grace: timedelta) -> tuple[Any
     )
 
 
-def advance(connection: Connection, plans: Iterable[tuple[Plan, Sequence[Plannable]]]) -> None:
+def advance(connection: Connection, plans: Iterable[tuple[Plan, Alike]]) -> None:
     """Move the triggers' cursors behind what now has its event, only forward."""
-    rows: list[tuple[Any, ...]] = []
-    for plan, triggers in plans:
-        values = (plan.planned_until, plan.next_at, plan.planned_count, plan.next_at is None)
-        if len(triggers) < FEW:
-            rows += [(trigger.id, *values) for trigger in triggers]
-            continue
-        shared = {column: bulk.parameter(connection, column) for column in ADVANCE_COLUMNS[1:]}
-        where = "WHERE id {{ids}} AND planned_until <= {planned_until}"
-        statement = (ADVANCE + where).format(**shared)
-        parameters = bulk.instants(connection, dict(zip(ADVANCE_COLUMNS[1:], values, strict=True)))
-        parameters["ids"] = bulk.ids(connection, (trigger.id for trigger in triggers))
-        connection.execute(bulk.sql(connection, statement), parameters)
-    if rows:
-        own = ADVANCE.format(**{column: f"r.{column}" for column in ADVANCE_COLUMNS})
-        where = "FROM {rows} WHERE triggers.id = r.id AND triggers.planned_until <= r.planned_until"
-        bulk.run(connection, own + where, ADVANCE_COLUMNS, rows)
+    groups = [((triggers.ids,), advanced(plan, triggers.first)) for plan, triggers in plans]
+    bulk.run_groups(connection, ADVANCE, ("id",), ADVANCED, groups)
+
+
+def advanced(plan: Plan, first: Plannable) -> tuple[Any, ...]:
+    """The cursor behind a plan."""
+    counted = plan.planned_count - first.planned_count
+    return plan.planned_until, plan.next_at, counted, plan.next_at is None
 
 
 class Outlook(NamedTuple):
@@ -317,10 +327,10 @@ def ticked(
     )
 
 
-def new_events(plans: Iterable[tuple[Plan, Sequence[Plannable]]], now: datetime) -> list[NewEvents]:
+def new_events(plans: Iterable[tuple[Plan, Alike]], now: datetime) -> list[NewEvents]:
     """The plans' events, each with an id of its own."""
     return [
-        NewEvents(planned, triggers, new_ids(now, len(triggers)))
+        NewEvents(planned, triggers, new_ids(now, len(triggers.ids)))
         for plan, triggers in plans
         for planned in plan.events
     ]

@@ -234,10 +234,8 @@ class Courier:
 
     def _write_logs(self, ids: Sequence[str]) -> tuple[Batch, list[Released]]:
         """Start, write and finish in one transaction: nothing can die in between."""
-        if not logger.isEnabledFor(logging.INFO):
-            ids = self._complete_plain(ids)
-            if not ids:
-                return [], []
+        if not logger.isEnabledFor(logging.INFO) and self._complete_plain(ids):
+            return [], []
         with self.database.write() as connection:
             now = self.database.now(connection)
             ready = deliver.prepare(connection, ids, "log", now)
@@ -253,21 +251,21 @@ class Courier:
             deliver.settle(connection, done, now, self.tzdata)
         return ready.early, done.released
 
-    def _complete_plain(self, ids: Sequence[str]) -> list[str]:
-        """Those of `ids` that are more than a row to change. Triggers that may be complete are looked at in a
-        transaction of their own, because whoever changes a trigger locks it before its events; should this
-        process end in between, the next tick does it.
+    def _complete_plain(self, ids: Sequence[str]) -> bool:
+        """End those of `ids` that are no more than a row to change; whether that were all. Triggers that may
+        be complete now are looked at in a transaction of their own, because whoever changes a trigger locks
+        it before its events; should this process end in between, the next tick does it.
         """
+        last: list[str] = []
         with self.database.write() as connection:
             now = self.database.now(connection)
-            plain = delivery.complete_plain(connection, ids, now, exhausted=False)
-            left = [id_ for id_ in ids if id_ not in plain]
-            last = delivery.complete_plain(connection, left, now, exhausted=True)
+            count = delivery.complete_plain(connection, ids, now)
+            if count < len(ids):
+                last = delivery.complete_last(connection, ids, now)
         if last:
             with self.database.write() as connection:
-                ended = self.database.now(connection)
-                lifecycle.complete(connection, ended, self.tzdata, last.values())
-        return [id_ for id_ in left if id_ not in last]
+                lifecycle.complete(connection, self.database.now(connection), self.tzdata, last)
+        return count + len(last) == len(ids)
 
     def _report_logs(self, done: Finish, now: datetime) -> None:
         jobs = [one.job for one, _ in done.won]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, bindparam
+from sqlalchemy import Connection, TextClause, bindparam
 from sqlalchemy.types import String
 
 from models.base import Id, Instant, Json
@@ -142,27 +142,32 @@ WHERE events.id {ids} AND events.status = 'pending' AND events.due_at <= :now
   AND events.misfire_at >= :now
   AND t.id = events.trigger_id AND t.target_type = 'log' AND t.deleted_at IS NULL
   AND {exhausted} AND t.consecutive_failures = 0 AND {overlap} = 'allow'
-RETURNING events.id, events.trigger_id
 """
 
 
-def complete_plain(
-    connection: Connection, ids: Sequence[str], now: datetime, exhausted: bool
-) -> dict[str, str]:
+def complete_plain(connection: Connection, ids: Sequence[str], now: datetime) -> int:
     """As `complete`, at once for all log events of which nobody wants to read: no line in the log, nothing to
-    judge, and nothing that their success means for their triggers but, of those that are `exhausted`, that
-    they may be complete now. The triggers of those that were won, by the event's id.
+    judge, and nothing that their success means for their triggers. How many were won.
     """
-    if not ids:
-        return {}
+    return connection.execute(*plain(connection, ids, now, "NOT t.exhausted", "")).rowcount
+
+
+def complete_last(connection: Connection, ids: Sequence[str], now: datetime) -> list[str]:
+    """As `complete_plain`, of triggers of which that may have been the last event: these triggers."""
+    found = connection.execute(*plain(connection, ids, now, "t.exhausted", "RETURNING events.trigger_id"))
+    return [str(row[0]) for row in found.all()]
+
+
+def plain(
+    connection: Connection, ids: Sequence[str], now: datetime, exhausted: str, returning: str
+) -> tuple[TextClause, dict[str, Any]]:
+    """The statement for plain events, and its parameters."""
     overlap = (
         "t.policy->>'overlap'" if bulk.is_postgres(connection) else "json_extract(t.policy, '$.overlap')"
     )
     text_ = COMPLETE_PLAIN.replace("{completed}", COMPLETED).replace("{overlap}", overlap)
-    text_ = text_.replace("{exhausted}", "t.exhausted" if exhausted else "NOT t.exhausted")
-    statement = bulk.typed(connection, text_, id=Id, trigger_id=Id)
-    parameters = bulk.instants(connection, {"now": now}) | {"ids": bulk.ids(connection, ids)}
-    return {row[0]: row[1] for row in connection.execute(statement, parameters).all()}
+    statement = bulk.sql(connection, text_.replace("{exhausted}", exhausted) + returning)
+    return statement, bulk.instants(connection, {"now": now}) | {"ids": bulk.ids(connection, ids)}
 
 
 FINISH_COLUMNS = (

@@ -24,6 +24,7 @@ from triggers.tick import Hint, Queues
 NAMED = 64  # so many triggers go by their names, one message each
 SPREAD = 4  # so many messages, at least, share a batch of more, so that workers do
 MOST = 500  # events in one message
+TOGETHER = 50  # users' tasks in one round trip
 HARD_LIMIT_SECONDS = 10  # after its timeout a task that cannot be interrupted is killed with its process
 AGAIN_SECONDS = 1.0  # between tries while the broker is away
 MERGE_SECONDS = 0.25  # hints to tick are merged over this time
@@ -85,9 +86,10 @@ def publish_tasks(app: Celery, jobs: Sequence[Job], default_queue: str) -> None:
     """Send users' tasks, each in a message of its own with the event's id as its task id.
 
     The arguments in the message are for people to see; the attempt reads them from the database when it
-    begins. Raises what kombu raises.
+    begins. Raises what kombu raises. Redis takes some of them in one round trip: waiting for each answer this
+    thread and that of the worker's loop would take turns at Python's lock.
     """
-    with app.producer_or_acquire() as producer:
+    with app.producer_or_acquire() as producer, producer.batch(TOGETHER):
         for job in jobs:
             target = job.target
             values = values_of(job) | {"attempt": str(job.attempt + 1)}

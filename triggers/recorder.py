@@ -22,6 +22,7 @@ from triggers.targets import Outcome
 from triggers.tick import Dispatch, Hint
 
 CHUNK = 500  # results in one transaction
+COLLECT_SECONDS = 0.02  # for so long results come together when they follow one another
 PAUSE_SECONDS = 1.0  # between tries while the database is away
 LONGEST_RESULT = 64 * 1024  # bytes of JSON that are kept of a task's return value
 
@@ -149,11 +150,15 @@ class Recorder:
                 self._thread.start()
 
     def _run(self) -> None:
+        written = -COLLECT_SECONDS
         while True:
             batch = [self._queue.get()]
+            if time.monotonic() - written < COLLECT_SECONDS:
+                time.sleep(COLLECT_SECONDS)
             while len(batch) < CHUNK and not self._queue.empty():
                 batch.append(self._queue.get())
             self._write_until_done([one for one in batch if one is not None])
+            written = time.monotonic()
             with self._lock:
                 self._left -= len(batch)
 

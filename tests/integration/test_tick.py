@@ -348,6 +348,7 @@ def test_triggers_that_plan_alike_get_what_each_would_alone(world: World, misfir
     world.now += seconds(144)
     world.tick()
     together = what_is_planned(world)
+    assert not [row for row in world.rows(Trigger) if row.schedule_error]
     with world.database.write() as connection:
         connection.execute(delete(Event).where(Event.id.not_in(planned)))
         for row in created:

@@ -74,6 +74,14 @@ def send(hints: Sequence[Hint]) -> bool:
     return dispatch(celery, hints)
 
 
+def call_for_help() -> None:
+    """Ask whichever worker takes the message, maybe this one, to plan beside this tick."""
+    try:
+        help_to_plan.apply_async(ignore_result=True, retry=False)
+    except Exception as error:
+        log.warning("cannot call for help, the tick goes on alone: %s", error)
+
+
 def look_into_queues() -> tick.Queues:
     """Whether messages wait in the broker."""
     return look(celery, settings.celery_queues)
@@ -95,6 +103,7 @@ EventTask.recorder = Recorder(database, send, tzdata.release(), horizon)
 EventTask.allowed = settings.allowed_tasks
 zone_update = ZoneUpdate(database, tzdata.rules)
 hint = Hinter(celery)
+helping = threading.Lock()  # one at a time helps in a process, beside its own tick
 
 
 @contextmanager
@@ -114,8 +123,22 @@ def execute_scheduled_triggers(hint: bool = False) -> dict[str, int]:
     """One tick. With `hint` somebody asked for it between two of beat's."""
     zone_update.look()
     with told("tick, the next one makes up for it"):
-        made = tick.run(database, send, horizon, tzdata.release(), node(hint), look_into_queues)
+        made = tick.run(
+            database, send, horizon, tzdata.release(), node(hint), look_into_queues, call_for_help
+        )
     return {"planned": made.planned, "skipped": made.skipped, "taken_back": made.taken_back}
+
+
+@celery.task(Strategy="celery_config.engine:strategy", throws=(DatabaseAway,))
+def help_to_plan() -> dict[str, int]:
+    """Share the planning of a burst with the tick that called, unless this process does so already."""
+    if not helping.acquire(blocking=False):
+        return {"planned": 0}
+    try:
+        with told("help to plan, the tick that called does without"):
+            return {"planned": tick.help_to_plan(database, send, horizon, tzdata.release()).planned}
+    finally:
+        helping.release()
 
 
 @celery.task(Strategy="celery_config.engine:strategy", throws=(DatabaseAway,))

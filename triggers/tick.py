@@ -21,6 +21,7 @@ from triggers.logs import step
 from triggers.store import delivery, lifecycle, plan
 
 BATCH = 2_000  # triggers in one transaction
+CALL_EVERY = 5  # full batches: so often a tick with much to do calls for help
 MOST_EVENTS = 10_000  # events in one transaction, and a trigger's batch more
 GRACE = plan.GRACE
 MOST_DISPATCHES = 1_000  # that are counted: the column has two bytes
@@ -51,6 +52,11 @@ class Queues(NamedTuple):
 
 
 Look = Callable[[], Queues]  # asks the broker; who cannot tell says that they do
+Call = Callable[[], object]  # asks any worker to help with planning
+
+
+def nobody() -> None:
+    """There is no one to call."""
 
 
 @dataclass(slots=True)
@@ -66,6 +72,7 @@ class Tick:
     skipped: int = 0
     dispatched: int = 0
     taken_back: int = 0
+    call: Call = nobody
     resting: set[str] = field(default_factory=set)
 
 
@@ -76,6 +83,7 @@ def execute_scheduled_triggers(
     tzdata: str,
     batch: int = BATCH,
     look: Look = Queues,
+    call: Call = nobody,
 ) -> Tick:
     """Plan what is due up to now + `horizon`, and take back what nobody finished.
 
@@ -92,7 +100,7 @@ def execute_scheduled_triggers(
     with database.read() as connection:
         now = database.now(connection)
         found = plan.outlook(connection, now, now + horizon)
-    tick = Tick(database, dispatch, tzdata, now, now + horizon)
+    tick = Tick(database, dispatch, tzdata, now, now + horizon, call=call)
     lost = found.sent_again and notice_lost(tick, look(), batch)
     if found.unattended or lost:
         while take_back(tick, batch):
@@ -105,6 +113,20 @@ def execute_scheduled_triggers(
     return tick
 
 
+def help_to_plan(
+    database: Database, dispatch: Dispatch, horizon: timedelta, tzdata: str, batch: int = BATCH
+) -> Tick:
+    """Plan what no other tick holds, as long as there are full batches of it: what is left is for the tick
+    that called.
+    """
+    with database.read() as connection:
+        now = database.now(connection)
+    tick = Tick(database, dispatch, tzdata, now, now + horizon)
+    while plan_batch(tick, batch, wait=False) == batch:
+        pass
+    return tick
+
+
 def run(
     database: Database,
     dispatch: Dispatch,
@@ -112,10 +134,11 @@ def run(
     tzdata: str,
     node: str | None,
     look: Look = Queues,
+    call: Call = nobody,
 ) -> Tick:
     """A tick, with word of it left for `node` (None leaves none: beat did not send it)."""
     began = time.monotonic()
-    tick = execute_scheduled_triggers(database, dispatch, horizon, tzdata, look=look)
+    tick = execute_scheduled_triggers(database, dispatch, horizon, tzdata, look=look, call=call)
     if node is not None:
         with database.write() as connection:
             before = machine_clock(connection)
@@ -135,7 +158,7 @@ def report_tick(tick: Tick, node: str, took: float, skew: float) -> None:
 
 def plan_all(tick: Tick, batch: int) -> None:
     """Plan batch after batch: first what is free, in the end also what another tick held."""
-    wait = False
+    wait, full = False, 0
     while True:
         try:
             claimed = plan_batch(tick, batch, wait)
@@ -147,6 +170,10 @@ def plan_all(tick: Tick, batch: int) -> None:
         if wait and not claimed:
             return
         wait = wait or claimed < batch
+        if claimed == batch:
+            if full % CALL_EVERY == 0 and tick.database.is_postgres:  # SQLite has one writer
+                tick.call()
+            full += 1
 
 
 def plan_batch(tick: Tick, batch: int, wait: bool) -> int:

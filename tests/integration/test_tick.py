@@ -425,6 +425,38 @@ def test_ticks_at_once_record_each_occurrence_once(world: World) -> None:
     assert all(row.planned_count == 10 for row in world.rows(Trigger))
 
 
+def test_a_tick_with_much_to_do_calls_for_help(world: World) -> None:
+    """Who helps leaves what is not a full batch; what it took is not planned again."""
+    for number in range(31):
+        world.create(f"t{number}", once(number))
+    helped: list[Tick] = []
+
+    def help_to_plan() -> None:
+        helped.append(tick.help_to_plan(world.database, world.dispatch, seconds(90), TZDATA, batch=10))
+
+    made = tick.execute_scheduled_triggers(
+        world.database, world.dispatch, seconds(90), TZDATA, 3, call=help_to_plan
+    )
+    postgres = world.database.is_postgres  # SQLite has one writer: help would only be in the way
+    assert [one.planned for one in helped] == ([28] if postgres else [])
+    assert made.planned == (3 if postgres else 31)
+    assert world.offsets() == list(range(31))
+    assert sorted(sent_ids(world.sent)) == sorted(event.id for event in world.events())
+
+
+def test_a_tick_calls_again_as_long_as_there_is_much_to_do(postgres_world: World) -> None:
+    world, calls = postgres_world, 0
+    for number in range(25):
+        world.create(f"t{number}", once(number))
+
+    def call() -> None:
+        nonlocal calls
+        calls += 1
+
+    tick.execute_scheduled_triggers(world.database, world.dispatch, seconds(90), TZDATA, 2, call=call)
+    assert calls == 3  # after full batches 1, 6 and 11 of 12
+
+
 def tick_in_a_process(url: str, barrier: Any) -> None:
     """One tick as another process makes it."""
     database = Database(url, clock=lambda _: NOON)

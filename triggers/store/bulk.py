@@ -14,6 +14,7 @@ from sqlalchemy.sql.expression import TextualSelect
 from models.base import Instant, instant_text
 
 INSTANT = Instant()
+ID_LENGTH = 36
 
 # PostgreSQL's types of the columns that travel in bulk.
 TYPES = {
@@ -69,8 +70,10 @@ def groups_of(connection: Connection, own: Sequence[str], shared: Sequence[str])
     values = ", ".join(
         f"json_extract(value, '$[{index}]') AS {column}" for index, column in enumerate(shared, 1)
     )
+    # All ids are of one length: one text for a row's, since JSON is parsed for each of them.
     members = ", ".join(
-        f"json_extract(m.value, '$[{index}]') AS {column}" for index, column in enumerate(own)
+        f"substr(m.value, {index * ID_LENGTH + 1}, {ID_LENGTH}) AS {column}"
+        for index, column in enumerate(own)
     )
     return (
         f"(WITH g AS MATERIALIZED"
@@ -108,11 +111,8 @@ def bind_groups(
 ) -> dict[str, Any]:
     """The parameters that belong to `groups_of`. The columns `own` are ids."""
     if not is_postgres(connection):
-        return {
-            "rows": json.dumps(
-                [(list(zip(*ids, strict=True)), *values) for ids, values in groups], default=plain
-            )
-        }
+        rows = [(list(map("".join, zip(*ids, strict=True))), *values) for ids, values in groups]
+        return {"rows": json.dumps(rows, default=plain)}
     parameters = bind(connection, shared, [values for _, values in groups])
     for index, column in enumerate(own):
         parameters[column] = [array(column, ids[index]) for ids, _ in groups]

@@ -83,7 +83,7 @@ def order(lane: str, only: list[str], seed: int) -> list[Fault]:
 def heading() -> None:
     print(
         f"{'fault':<27}{'lane':<21}{'took':>6}{'recovery':>9}{'bound':>6}{'checked':>8}{'arrived':>8}"
-        f"{'again':>6}{'create':>8}  verdict",
+        f"{'again':>6}{'creates':>8}{'p99':>8}  verdict",
         flush=True,
     )
 
@@ -96,7 +96,7 @@ def tell(outcomes: list[Outcome], outcome: Outcome) -> None:
     notes = f" ({'; '.join(outcome.notes)})" if outcome.notes else ""
     print(
         f"{outcome.fault:<27}{outcome.lane:<21}{outcome.took:>6.0f}{recovery:>9}{outcome.bound:>6.0f}"
-        f"{outcome.occurrences:>8}{outcome.deliveries:>8}{outcome.again:>6}{create:>8}  "
+        f"{outcome.occurrences:>8}{outcome.deliveries:>8}{outcome.again:>6}{outcome.creates:>8}{create:>8}  "
         f"{outcome.verdict}{notes}"
     )
     for line in [*outcome.slow, *outcome.wrong[:SHOWN]]:

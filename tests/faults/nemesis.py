@@ -38,6 +38,7 @@ class Outcome:
     deliveries: int
     again: int
     doubled: int
+    creates: int
     create_p99_ms: float | None
     verdict: str
     wrong: list[str] = field(default_factory=list)
@@ -86,21 +87,21 @@ def inflict(lane: Lane, judge: Judge, fault: Fault, seed: int) -> Outcome:
     ended, ended_at = datetime.now(UTC), time.monotonic()
     recovery = recover(lane, ended, fault.bound_seconds + DEADLINE_SECONDS)
     told = judge.judge(began - MARGIN, datetime.now(UTC), once=not fault.deaths)
-    p99 = lane.client.p99_ms(began_at, ended_at)
+    creates = lane.client.took(began_at, ended_at)
     slow = told.late[:SHOWN]
     if recovery.seconds is None:
         slow.append(f"never recovered: {recovery.left}")
     elif recovery.seconds > fault.bound_seconds:
         slow.append(f"recovered in {recovery.seconds} s")
-    if fault.create_ms is not None and (p99 is None or p99 > fault.create_ms):
-        slow.append(f"creates took {p99} ms")
+    if fault.create_ms is not None and (creates.p99_ms is None or creates.p99_ms > fault.create_ms):
+        slow.append(f"99 of 100 of {creates.number} creates took {creates.p99_ms} ms")
     if (load := os.getloadavg()[0]) > BUSY * (os.cpu_count() or 1):
         lane.notes.append(f"load average {load:.0f}: the machine is busy with other things")
     if lane.fleet.restarts > restarts:
         lane.notes.append(f"{lane.fleet.restarts - restarts} processes restarted")
     return Outcome(
         fault.name, lane.name, seed, round(ended_at - began_at, 1), recovery.seconds, fault.bound_seconds,
-        told.occurrences, told.events, told.deliveries, told.again, told.doubled, p99,
+        told.occurrences, told.events, told.deliveries, told.again, told.doubled, *creates,
         "WRONG" if told.wrong else "slow" if slow else "ok", told.wrong, slow, lane.notes,
     )  # fmt: skip
 
@@ -110,6 +111,6 @@ def whole(lane: Lane, judge: Judge, seed: int) -> Outcome:
     told = judge.judge(lane.began, datetime.now(UTC), once=False)
     return Outcome(
         "whole-run", lane.name, seed, 0.0, 0.0, 0.0, told.occurrences, len(judge.judged),
-        sum(map(len, lane.ledger.arrivals.values())), told.again, 0, None,
+        sum(map(len, lane.ledger.arrivals.values())), told.again, 0, 0, None,
         "WRONG" if told.wrong else "slow" if told.late else "ok", told.wrong, told.late[:SHOWN],
     )  # fmt: skip

@@ -1,7 +1,8 @@
 """Run the faults: `python -m tests.faults [--seed S] [--minutes M] [--only NAME ...] [--lane NAME ...]`.
 
-Prints a row for each fault and, last, one line of JSON. Exit status 1 when anything was lost, doubled or
-invented, or a bound was not kept.
+Prints a row for each fault and, last, one line of JSON. That and a picture of each lane are left in a
+directory of the run's own. Exit status 1 when anything was lost, doubled or invented, or a bound was not
+kept.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from tests.faults.catalogue import ALL, FAULTS, Fault
 from tests.faults.nemesis import Outcome, applicable, run_lane
 
+RESULTS = Path("results")
 SHOWN = 5
 LONG = ("broker-freeze-long",)  # only when asked for
 
@@ -33,7 +35,9 @@ def main() -> int:
         return 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # or what is mounted would stay behind
     directory = Path(tempfile.mkdtemp(prefix="triggerbeat-faults-"))
-    print(f"seed {arguments.seed}, logs in {directory}", flush=True)
+    results = arguments.results or RESULTS / f"faults-{arguments.seed}"
+    results.mkdir(parents=True, exist_ok=True)
+    print(f"seed {arguments.seed}, logs in {directory}, pictures in {results}", flush=True)
     heading()
     outcomes: list[Outcome] = []
     left = [lane for lane in ALL if lane in (arguments.lane or ALL)]
@@ -45,7 +49,8 @@ def main() -> int:
         planned += len(faults)
         until = time.monotonic() + share
         try:
-            run_lane(lane, faults, directory / lane, arguments.seed, until, partial(tell, outcomes))
+            picture = results / f"{lane}.svg"
+            run_lane(lane, faults, directory / lane, arguments.seed, until, partial(tell, outcomes), picture)
         except Exception:  # the other lanes have something to say all the same
             traceback.print_exc()
             broken += 1
@@ -54,7 +59,9 @@ def main() -> int:
     done = sum(outcome.fault != "whole-run" for outcome in outcomes)
     ok = not failed and not broken
     print(f"{done} of {planned} faults, {len(failed)} not ok, {broken} lanes broken off")
-    print(json.dumps({"seed": arguments.seed, "ok": ok, "faults": [one.document() for one in outcomes]}))
+    document = {"seed": arguments.seed, "ok": ok, "faults": [one.document() for one in outcomes]}
+    (results / "results.json").write_text(json.dumps(document) + "\n")
+    print(json.dumps(document))
     if ok and not arguments.keep:
         shutil.rmtree(directory, ignore_errors=True)
     return 0 if ok else 1
@@ -67,6 +74,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=sorted(FAULTS), default=[], metavar="NAME")
     parser.add_argument("--lane", nargs="+", choices=ALL, default=[], metavar="NAME", help=", ".join(ALL))
     parser.add_argument("--list", action="store_true", help="name the faults and end")
+    parser.add_argument("--results", type=Path, help="where pictures go (default: results/faults-SEED)")
     parser.add_argument("--keep", action="store_true", help="keep the logs of a run in which all was well")
     return parser.parse_args()
 

@@ -37,6 +37,14 @@ class Recovery(NamedTuple):
     left: str = ""
 
 
+class Violation(NamedTuple):
+    """Where a picture shows what is wrong; `event` is its id, if there is one."""
+
+    trigger: str
+    at: datetime
+    event: str | None
+
+
 @dataclass(slots=True)
 class Judgement:
     """`wrong` is what must never be, `late` what must not be so long; the rest are counts."""
@@ -106,6 +114,7 @@ class Judge:
     def __init__(self, lane: Lane) -> None:
         self.lane = lane
         self.judged: set[str] = set()
+        self.violations: list[Violation] = []
         self.read_at = lane.began
 
     def judge(self, since: datetime, until: datetime, *, once: bool) -> Judgement:
@@ -120,11 +129,11 @@ class Judge:
         ids = {delivery.event for delivery in new}
         events = {row.id: row for row in self.by_id(ids)}
         for delivery in new:
-            told.wrong += wrong_delivery(delivery, events.get(delivery.event))
+            self.tell(told, delivery, wrong_delivery(delivery, events.get(delivery.event)))
         for id_ in ids & events.keys():
-            told.wrong += self.wrong_arrivals(events[id_], told, once)
+            self.tell(told, events[id_], self.wrong_arrivals(events[id_], told, once))
         for row in ended:
-            told.wrong += wrong_end(row, self.lane.ledger.arrivals.get(row.id, []))
+            self.tell(told, row, wrong_end(row, self.lane.ledger.arrivals.get(row.id, [])))
         told.deliveries, told.events = len(new), len(ended)
         told.again = sum(row.attempt > 1 for row in ended)
         audit = self.lane.audit(since, until)
@@ -132,9 +141,24 @@ class Judge:
         for one in audit["findings"]:
             kept = told.late if one["kind"] == "overdue" else told.wrong
             kept.append(f"audit: {one['code']}: {one['trigger']}: {one['text']}")
+            if kept is told.wrong:
+                at = datetime.fromisoformat(one["scheduled_for"]) if one["scheduled_for"] else until
+                self.violations.append(Violation(one["trigger"], at, one["event"]))
         told.wrong += [*self.missing_triggers(), *self.lane.client.strange]
         self.lane.client.strange = []
         return told
+
+    def tell(self, told: Judgement, about: Delivery | Row[Any], wrong: Iterable[str]) -> None:
+        """Note what is wrong with an event, or with an arrival that may be of none."""
+        lines = list(wrong)
+        if not lines:
+            return
+        told.wrong += lines
+        if isinstance(about, Delivery):
+            at = datetime.fromtimestamp(about.time, UTC)
+            self.violations.append(Violation("nobody's", at, about.event))
+        else:
+            self.violations.append(Violation(about.name, about.fire_at, about.id))
 
     def ended(self) -> list[Row[Any]]:
         """Events that have become final since the last look."""

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
@@ -31,6 +31,7 @@ START_SECONDS = 90
 SUPERVISE_SECONDS = 0.5
 DISK_MB = 256  # of the little disk that SQLite's file is on
 MAX_CONNECTIONS = 60
+READY = re.compile(r"^(\S+Z) .* ready\.$", re.MULTILINE)
 
 
 class Fleet:
@@ -263,10 +264,25 @@ class Lane:
     def any_worker(self) -> str:
         return self.chance.choice(sorted(self.fleet.roles("worker")))
 
+    def age(self, now: datetime) -> float:
+        """Seconds since the first trigger."""
+        return round((now - self.began).total_seconds(), 1)
+
+    def came_up(self, since: datetime) -> float | None:
+        """Seconds from an instant until the last of the workers was ready that have come up since."""
+        logs = [worker.output() for worker in self.fleet.all("worker")]
+        return came_up(logs, since)
+
     def workers_ready(self) -> None:
         """Wait until those that were started have come up: a start is not a fault."""
         for process in self.fleet.all("worker"):
             wait_until(partial(up_or_ended, process), START_SECONDS, process.name)
+
+
+def came_up(logs: Iterable[str], since: datetime) -> float | None:
+    """The same, by what the workers wrote; None when each was ready before."""
+    told = [datetime.fromisoformat(at) for log in logs for at in READY.findall(log)]
+    return max(((at - since).total_seconds() for at in told if at > since), default=None)
 
 
 def up_or_ended(worker: Process) -> bool:

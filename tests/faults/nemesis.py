@@ -12,6 +12,7 @@ from typing import Any
 
 from tests.faults import brokers, databases, others, processes
 from tests.faults.catalogue import FAULTS, Fault
+from tests.faults.exposure import expose
 from tests.faults.judge import Judge, recover
 from tests.faults.lane import Lane
 
@@ -30,6 +31,7 @@ class Outcome:
     fault: str
     lane: str
     seed: int
+    at: float  # since the lane began
     took: float
     recovery: float | None
     bound: float
@@ -62,20 +64,24 @@ def run_lane(
     seed: int,
     until: float,
     tell: Callable[[Outcome], None],
+    picture: Path,
 ) -> None:
-    """Run the faults on a fresh lane; none is begun after `until` on the monotonic clock."""
+    """Run the faults on a fresh lane, none begun after `until` on the monotonic clock, and draw a picture."""
     with Lane(name, directory, seed) as lane:
         judge = Judge(lane)
         settled = recover(lane, datetime.now(UTC), DEADLINE_SECONDS)
         assert settled.seconds is not None, settled.left
         judge.judge(lane.began, datetime.now(UTC), once=True)
+        inflicted: list[Outcome] = []
         for fault in faults:
             if time.monotonic() > until:
                 break
             if fault.name == "sqlite-disk-full" and lane.disk is None:
                 continue
-            tell(inflict(lane, judge, fault, seed))
+            inflicted.append(inflict(lane, judge, fault, seed))
+            tell(inflicted[-1])
         tell(whole(lane, judge, seed))
+        picture.write_text(expose(lane, judge, inflicted, seed, datetime.now(UTC)))
 
 
 def inflict(lane: Lane, judge: Judge, fault: Fault, seed: int) -> Outcome:
@@ -99,8 +105,11 @@ def inflict(lane: Lane, judge: Judge, fault: Fault, seed: int) -> Outcome:
         lane.notes.append(f"load average {load:.0f}: the machine is busy with other things")
     if lane.fleet.restarts > restarts:
         lane.notes.append(f"{lane.fleet.restarts - restarts} processes restarted")
+    if (up := lane.came_up(ended)) is not None:  # of the recovery, what a busy machine takes for a start
+        lane.notes.append(f"workers up after {up:.1f} s")
     return Outcome(
-        fault.name, lane.name, seed, round(ended_at - began_at, 1), recovery.seconds, fault.bound_seconds,
+        fault.name, lane.name, seed, lane.age(began), round(ended_at - began_at, 1),
+        recovery.seconds, fault.bound_seconds,
         told.occurrences, told.events, told.deliveries, told.again, told.doubled, *creates,
         "WRONG" if told.wrong else "slow" if slow else "ok", told.wrong, slow, lane.notes,
     )  # fmt: skip
@@ -110,7 +119,7 @@ def whole(lane: Lane, judge: Judge, seed: int) -> Outcome:
     """The whole run once more, from its first trigger to now."""
     told = judge.judge(lane.began, datetime.now(UTC), once=False)
     return Outcome(
-        "whole-run", lane.name, seed, 0.0, 0.0, 0.0, told.occurrences, len(judge.judged),
+        "whole-run", lane.name, seed, 0.0, 0.0, 0.0, 0.0, told.occurrences, len(judge.judged),
         sum(map(len, lane.ledger.arrivals.values())), told.again, 0, 0, None,
         "WRONG" if told.wrong else "slow" if told.late else "ok", told.wrong, told.late[:SHOWN],
     )  # fmt: skip

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from tests.faults.judge import wrong_delivery, wrong_end
+from tests.faults.lane import came_up
 from tests.faults.ledger import Delivery
 
 DUE = datetime(2026, 11, 20, 9, tzinfo=UTC)
@@ -54,3 +55,13 @@ def test_the_judge_sees_an_end_that_nothing_explains() -> None:
     assert end(Row(name="skip-http", status="skipped")) == end(Row(name="bad-1", status="failed")) == []
     assert end(Row(name="edited-1", status="cancelled")) == []
     assert end(Row(status="cancelled")) == ["lost"]
+
+
+def test_how_long_workers_took_to_come_up_is_read_from_their_logs() -> None:
+    logs = [
+        "2026-11-20T08:59:58.000Z INFO    worker-a@vm ready.\n"
+        "2026-11-20T09:00:03.500Z INFO    worker-a@vm ready.\n",
+        "2026-11-20T09:00:02.000Z INFO    worker-b@vm ready.\n2026-11-20T09:00:09.000Z INFO    planned x\n",
+    ]
+    assert came_up(logs, DUE) == 3.5
+    assert came_up(logs, DUE + timedelta(seconds=4)) is None

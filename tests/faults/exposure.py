@@ -31,9 +31,9 @@ def expose(lane: Lane, judge: Judge, outcomes: Sequence[Outcome], seed: int, now
         rows = connection.execute(statement.where(Event.fire_at <= now)).all()
     seconds = (now - lane.began).total_seconds()
     marks = list(look(rows, judge.violations, lane.began))
-    faults = sum(outcome.fault != "calm" for outcome in outcomes)
-    title = f"{lane.name}, seed {seed}: {len(rows):,} occurrences, {faults} faults, {svg.clock(seconds)}"
-    return draw(title, seconds, marks, [bar(outcome) for outcome in outcomes])
+    bars = [bar(outcome) for outcome in outcomes if outcome.fault != "calm"]
+    title = f"{lane.name}, seed {seed}: {len(rows):,} occurrences, {len(bars)} faults, {svg.clock(seconds)}"
+    return draw(title, seconds, marks, bars)
 
 
 def look(rows: Sequence[Any], violations: Sequence[Violation], began: datetime) -> Iterator[Mark]:

@@ -15,7 +15,7 @@ class Fate(StrEnum):
     """What a mark says of its occurrence."""
 
     KEPT = "as promised"
-    POLICY = "skipped or cancelled, as its policy or an edit says"
+    POLICY = "skipped or cancelled as ordered"
     LATE = "more than 1 s late, or again"
     WRONG = "a violation"
 
@@ -24,7 +24,7 @@ COLOURS = {Fate.KEPT: "#2e9e4f", Fate.POLICY: "#b9b9b9", Fate.LATE: "#f0a30a", F
 FAULT, RECOVERING, WITHIN, BEYOND = "#f3d3d8", "#e3e9f7", "#1f4fbf", "#e00000"
 LEFT, RIGHT, ROW, STROKE = 130, 150, 15, 12  # pixels
 HEAD, LABELS, FOOT = 62, 118, 48
-NARROWEST, WIDEST, PIXELS_A_SECOND = 760, 4_000, 2.0
+NARROWEST, WIDEST, PIXELS_A_SECOND = 800, 4_000, 2.0
 NAMED_ALIKE = re.compile(r"-\d+s?(-\d+)?$")  # http-2s, fresh-7, bad-123-4
 GRID = (10, 30, 60, 120, 300, 600)  # seconds between two lines of it
 LINES = 14  # at most
@@ -82,11 +82,11 @@ def legend(counts: Counter[Fate]) -> Iterator[str]:
         words = f"{counts[fate]:,} {fate}"
         yield svg.rectangle(x, 35, 4, STROKE, colour)
         yield svg.text(x + 9, 45, words)
-        x += 9 + 5.9 * len(words) + 18
+        x += 9 + 5.7 * len(words) + 18
     for colour, words in ((FAULT, "the fault"), (RECOVERING, "until all was well again")):
         yield svg.rectangle(x, 35, 14, STROKE, colour)
         yield svg.text(x + 19, 45, words)
-        x += 19 + 5.9 * len(words) + 18
+        x += 19 + 5.7 * len(words) + 18
 
 
 def shade(bar: Bar, scale: float, top: float, bottom: float) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import random
 import time
@@ -101,9 +102,10 @@ def execute_scheduled_triggers(
         now = database.now(connection)
         found = plan.outlook(connection, now, now + horizon)
     tick = Tick(database, dispatch, tzdata, now, now + horizon, call=call)
+    look = functools.cache(look)  # once, before this tick sends anything itself
     lost = found.sent_again and notice_lost(tick, look(), batch)
     if found.unattended or lost:
-        while take_back(tick, batch):
+        while take_back(tick, batch, look):
             pass
     if found.due:
         plan_all(tick, batch)
@@ -273,9 +275,14 @@ def send(tick: Tick, hints: Sequence[Hint]) -> bool:
     return False
 
 
-def take_back(tick: Tick, batch: int) -> bool:
-    """Look at a batch of unattended events; whether to go on with another."""
+def take_back(tick: Tick, batch: int, look: Look) -> bool:
+    """Look at a batch of unattended events; whether to go on with another.
+
+    A user's task is a message of its own, and its copies take the slots that a backlog needs to end. So while
+    tasks wait in their queue only its first copy goes out at once, and then one each five minutes.
+    """
     hints: list[Hint] = []
+    copies: list[Hint] = []  # after the first
     cancelled: list[plan.Unattended] = []
     with tick.database.write() as connection:
         now = tick.database.now(connection)
@@ -286,7 +293,9 @@ def take_back(tick: Tick, batch: int) -> bool:
             if event.status == Status.PENDING and event.deleted:
                 cancelled.append(event)
             elif event.status == Status.PENDING:
-                hints.append(Hint(event.id, event.due_at, event.target_type, event.name))
+                copy = event.target_type == "celery" and 0 < event.dispatches < DOUBLINGS
+                hint = Hint(event.id, event.due_at, event.target_type, event.name)
+                (copies if copy else hints).append(hint)
                 again.append(
                     (
                         event.id,
@@ -304,6 +313,8 @@ def take_back(tick: Tick, batch: int) -> bool:
         hints += [Hint(job.id, due, job.target_type, job.name) for job, due in done.again]
         hints += [Hint(*released) for released in done.released]
     tick.taken_back += len(found)
+    if copies and not look().tasks:
+        hints += copies
     return send(tick, hints) and len(found) == batch
 
 

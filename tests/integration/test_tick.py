@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Table, delete, func, insert, select, text, update
+from sqlalchemy import Connection, Table, delete, func, insert, select, text, update
 
 from models import Attempt, Base, Event, Node, Trigger, TriggerChange
 from models.base import new_id
@@ -146,7 +146,17 @@ class World:
     def change(self, model: type[Base], **values: Any) -> None:
         """Change all rows of a table behind the product's back."""
         with self.database.write() as connection:
+            unguard(connection)
             connection.execute(update(model).values(**values))
+
+
+def unguard(connection: Connection) -> None:
+    """Let this transaction (on SQLite: everybody from now on) do what the database refuses."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SET LOCAL session_replication_role = 'replica'"))
+    else:
+        connection.execute(text("DROP TRIGGER IF EXISTS trigger_changes_keep_update"))
+        connection.execute(text("DROP TRIGGER IF EXISTS trigger_changes_keep_delete"))
 
 
 @pytest.fixture(scope="session")
@@ -160,6 +170,7 @@ def emptied_postgres_url(reused_postgres_url: str) -> Iterator[str]:
     yield reused_postgres_url
     database = Database(reused_postgres_url)
     with database.write() as connection:
+        unguard(connection)
         for table in reversed(Base.metadata.sorted_tables):
             connection.execute(delete(table))
     database.close()
@@ -790,7 +801,7 @@ def test_while_tasks_wait_in_their_queue_no_other_is_added(world: World) -> None
 
 
 def test_a_backlog_does_not_amplify_itself(world: World) -> None:
-    """An hour in which more waits than is done, and a tick a minute: 17 messages, not 60, for each event."""
+    """An hour in which more waits than is done, and a tick a minute: 13 messages, not 60, for each event."""
     for number in range(3):
         world.create(f"t{number}", once(), TASK)
     world.tick()
@@ -798,7 +809,24 @@ def test_a_backlog_does_not_amplify_itself(world: World) -> None:
     for _ in range(60):
         world.now += seconds(60)
         world.tick()
-    assert set(Counter(sent_ids(world.sent)).values()) == {17}
+    assert set(Counter(sent_ids(world.sent)).values()) == {13}
+
+
+def test_copies_of_tasks_take_no_slots_from_those_that_wait(world: World) -> None:
+    """With a copy at each look a backlog of five minutes would be six times as long as what made it."""
+    world.create("task", once(), TASK)
+    world.create("call", once(), HTTP)
+    world.tick()
+    world.queues = Queues(ours=True, tasks=True)
+    for _ in range(58):
+        world.now += seconds(5)
+        world.tick()
+    assert Counter(hint.kind for hint in world.sent) == {"celery": 2, "http": 6}
+    world.sent.clear()
+    world.queues = EMPTY
+    world.now += seconds(5)
+    world.tick()
+    assert {hint.kind for hint in world.sent} == {"celery", "http"}, "nothing waits: the message is lost"
 
 
 def test_what_runs_or_has_ended_is_not_sent_although_the_queues_are_empty(world: World) -> None:

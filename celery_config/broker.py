@@ -8,10 +8,11 @@ import kombu
 from celery.app.amqp import AMQP
 from kombu import Exchange, Queue
 
-from celery_config import redis_transport
+from celery_config import rabbitmq_transport, redis_transport
 from triggers.settings import Settings
 
 redis_transport.install()
+rabbitmq_transport.install()
 
 OURS = "celery"  # ticks and deliveries
 # Without it kombu tries for ever to open a channel for a publish, whatever the publish itself allows.
@@ -81,10 +82,9 @@ def redis_options() -> dict[str, Any]:
 
 
 def rabbitmq_options() -> dict[str, Any]:
-    """A publish is done when RabbitMQ says so, and gives up when it says nothing."""
+    """A publish is done when RabbitMQ says so; `rabbitmq_transport` gives up when it says nothing."""
     return {
         "confirm_publish": True,
-        "confirm_timeout": SOCKET_SECONDS,
         "write_timeout": SOCKET_SECONDS,
     }
 

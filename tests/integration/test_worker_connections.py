@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import threading
+from datetime import UTC, datetime
 
 import pytest
+from amqp.exceptions import RecoverableConnectionError
 from celery import Celery
+from kombu import Connection, pools
 
 from celery_config.broker import AGAIN_SECONDS, options
 from celery_config.celery_worker import celery
+from celery_config.dispatch import dispatch
 from celery_config.events import Dispatcher
 from tests.faults.proxy import Proxy
 from tests.processes import free_port, wait_until
 from tests.servers import RabbitMQ, Valkey
 from triggers.settings import Settings
+from triggers.tick import Hint
 
 SECONDS = 10
 
@@ -78,3 +83,45 @@ def test_a_broker_that_is_away_is_asked_every_two_seconds() -> None:
     ):
         connection.ensure_connection(told)
     assert pauses == [AGAIN_SECONDS] * 3
+
+
+def test_a_publish_over_a_connection_that_went_silent_gives_up(rabbitmq: RabbitMQ) -> None:
+    """It ends; the next one takes a new connection, and an answer that comes late is nobody's."""
+    with Proxy(rabbitmq.port) as proxy, Celery("tests", set_as_current=False) as app:
+        proxied = rabbitmq.url().replace(f":{rabbitmq.port}/", f":{proxy.port}/")
+        app.conf.update(options(Settings.from_environment({"CELERY_BROKER_URL": proxied})))
+        hint = Hint("e", datetime(2026, 11, 20, 9, tzinfo=UTC), "log", "t")
+        assert dispatch(app, [hint])
+        proxy.silence()
+        told: list[bool] = []
+        sending = threading.Thread(target=lambda: told.append(dispatch(app, [hint])), daemon=True)
+        sending.start()
+        sending.join(6 * SECONDS)
+        assert told == [False]
+        proxy.speak()
+        assert dispatch(app, [hint])
+        pools.reset()
+
+
+@pytest.mark.parametrize("question", ["open", "declare"])
+def test_whatever_waits_for_an_answer_gives_up(rabbitmq: RabbitMQ, question: str) -> None:
+    with Proxy(rabbitmq.port) as proxy:
+        proxied = rabbitmq.url().replace(f":{rabbitmq.port}/", f":{proxy.port}/")
+        connection = Connection(proxied)
+        channel = connection.channel()
+        proxy.silence()
+        raised: list[Exception] = []
+
+        def ask() -> None:
+            try:
+                if question == "open":
+                    connection.channel()
+                else:
+                    channel.queue_declare("celery", passive=True)
+            except Exception as error:
+                raised.append(error)
+
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(6 * SECONDS)
+        assert [type(error) for error in raised] == [RecoverableConnectionError]

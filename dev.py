@@ -39,7 +39,7 @@ LINTERS = [
     ["lint-imports", "--no-logo"],
     ["mypy"],
 ]
-MADE_HERE = ["build", "dist", "triggerbeat.egg-info", ".hypothesis", ".schemathesis"]
+MADE_HERE = ["build", "dist", "results", "triggerbeat.egg-info", ".hypothesis", ".schemathesis"]
 MADE_HERE += [".import_linter_cache", ".mypy_cache", ".pytest_cache", ".ruff_cache"]
 
 
@@ -171,6 +171,12 @@ def faults(arguments: list[str]) -> int:
     _become("python", "-m", "tests.faults", *arguments)
 
 
+def soak(arguments: list[str]) -> int:
+    """run real processes at full speed for an hour: is what they take level? ARGS='--minutes 3'"""
+    install("test")
+    _become("python", "-m", "tests.soak", *arguments)
+
+
 def lock(arguments: list[str]) -> int:
     """renew requirements/*.txt from pyproject.toml; ARGS=--upgrade for the newest versions"""
     uv = shutil.which("uv") or str(BIN / "uv")
@@ -216,8 +222,8 @@ def usage(arguments: list[str]) -> int:
 
 CHORES: dict[str, Callable[[list[str]], int]] = {
     "run": run, "test": test, "lint": lint, "check": check, "bench": bench,
-    "simulate": simulate, "oracle": oracle, "faults": faults, "lock": lock, "venv": venv, "clean": clean,
-    "help": usage,
+    "simulate": simulate, "oracle": oracle, "faults": faults, "soak": soak, "lock": lock, "venv": venv,
+    "clean": clean, "help": usage,
 }  # fmt: skip
 
 

@@ -75,7 +75,7 @@ class Sink:
     """The server. `requests` grows as they come in; `wait_for` waits for a number of them.
 
     `receive_bytes` makes the kernel's buffer of each connection small, so that what is not read piles up
-    on the other side.
+    on the other side. One that does not `remember` has its ledger only.
     """
 
     def __init__(
@@ -85,7 +85,9 @@ class Sink:
         tls: ssl.SSLContext | None = None,
         ledger: Path | None = None,
         receive_bytes: int | None = None,
+        remembers: bool = True,
     ) -> None:
+        self._remembers = remembers
         self.requests: list[Received] = []
         self.connections = 0
         self.port = port
@@ -165,8 +167,9 @@ class Sink:
         return headers.get("connection", "") != "close" and not writer.is_closing()
 
     def _record(self, received: Received) -> None:
-        self.requests.append(received)
-        self._arrived.set()
+        if self._remembers:
+            self.requests.append(received)
+            self._arrived.set()
         if self._ledger is not None:
             # Flushed line by line: what was received must be on record even if this process is killed.
             self._ledger.write(json.dumps(asdict(received)) + "\n")
@@ -324,7 +327,7 @@ async def _run(port: int, ledger: Path | None) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
-    async with Sink(port=port, ledger=ledger) as sink:
+    async with Sink(port=port, ledger=ledger, remembers=False) as sink:  # nobody could ask a process
         print(json.dumps({"port": sink.port}), flush=True)
         await stopped.wait()
 

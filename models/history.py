@@ -6,6 +6,7 @@ from datetime import date, datetime
 from typing import Any
 
 from sqlalchemy import (
+    DDL,
     BigInteger,
     CheckConstraint,
     Date,
@@ -14,6 +15,7 @@ from sqlalchemy import (
     Index,
     Integer,
     String,
+    event,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -22,7 +24,7 @@ from models.states import FINAL, Change, one_of
 
 
 class TriggerChange(Base):
-    """One change of a trigger, never updated: from `effective_at` on, exclusive, this is what it plans by."""
+    """One change of a trigger, for good: from `effective_at` on, exclusive, this is what it plans by."""
 
     __tablename__ = "trigger_changes"
 
@@ -44,6 +46,29 @@ class TriggerChange(Base):
         CheckConstraint(one_of("change", Change), name="change"),
         Index("ix_trigger_changes_trigger_id", "trigger_id", "id"),
     )
+
+
+# The database itself keeps it so, from everybody but who drops this on purpose. Nothing purges this table.
+REFUSAL = "trigger_changes is append-only: the audit stands on it"
+KEEPERS = {
+    "sqlite": [
+        f"CREATE TRIGGER trigger_changes_keep_{verb.lower()} BEFORE {verb} ON trigger_changes"
+        f" BEGIN SELECT RAISE(ABORT, '{REFUSAL}'); END"
+        for verb in ("UPDATE", "DELETE")
+    ],
+    "postgresql": [
+        "CREATE OR REPLACE FUNCTION refuse_to_change() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$ BEGIN RAISE EXCEPTION '{REFUSAL}'; END $$",
+        "CREATE TRIGGER trigger_changes_keep BEFORE UPDATE OR DELETE ON trigger_changes"
+        " FOR EACH ROW EXECUTE FUNCTION refuse_to_change()",
+        "CREATE TRIGGER trigger_changes_keep_all BEFORE TRUNCATE ON trigger_changes"
+        " FOR EACH STATEMENT EXECUTE FUNCTION refuse_to_change()",
+    ],
+}
+for _dialect, _statements in KEEPERS.items():
+    for _statement in _statements:
+        _ddl = DDL(_statement).execute_if(dialect=_dialect)  # type: ignore[no-untyped-call]
+        event.listen(TriggerChange.__table__, "after_create", _ddl)
 
 
 class PurgedEvents(Base):

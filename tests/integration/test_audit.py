@@ -15,7 +15,18 @@ from models import Attempt, Event, PurgedEvents, Trigger, TriggerChange
 from models.account import MODULUS, micros
 from models.database import Database
 from tests.integration import test_tick
-from tests.integration.test_tick import FAILED, HTTP, LOG, NOON, SUCCEEDED, TZDATA, World, every, seconds
+from tests.integration.test_tick import (
+    FAILED,
+    HTTP,
+    LOG,
+    NOON,
+    SUCCEEDED,
+    TZDATA,
+    World,
+    every,
+    seconds,
+    unguard,
+)
 from triggers import manage
 from triggers.audit.records import Report
 from triggers.audit.run import audit
@@ -350,6 +361,7 @@ def test_what_is_left_of_a_trigger_whose_row_is_deleted_is_found(minute: World) 
     minute.create("z")
     id_ = minute.trigger("t").id
     with minute.database.write() as connection:
+        unguard(connection)
         connection.execute(delete(TriggerChange).where(TriggerChange.trigger_id == id_))
         connection.execute(delete(Trigger).where(Trigger.id == id_))
     report = audited(minute)
@@ -368,6 +380,7 @@ def test_a_log_that_is_changed_contradicts_the_events(minute: World) -> None:
     minute.change(TriggerChange, effective_at=NOON - seconds(10))
     assert codes(audited(minute)) == []  # no occurrence lies there, so nothing speaks against it
     with minute.database.write() as connection:
+        unguard(connection)
         connection.execute(delete(TriggerChange))
     assert "log_broken" in codes(audited(minute))
 

@@ -13,7 +13,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, Table, delete, func, insert, inspect, select, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from models import Attempt, Base, Event, PurgedEvents, Trigger, TriggerChange
 from models.base import new_id
@@ -145,6 +145,8 @@ def postgres_definitions(database: Database) -> dict[str, Any]:
         "constraint": """SELECT conrelid::regclass || '.' || conname, pg_get_constraintdef(oid)
                          FROM pg_constraint WHERE connamespace = 'public'::regnamespace""",
         "index": "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'",
+        "trigger": """SELECT tgname, pg_get_triggerdef(oid) || ' ' || pg_get_functiondef(tgfoid)
+                      FROM pg_trigger WHERE NOT tgisinternal""",
         "options": """SELECT relname, reloptions::text FROM pg_class
                       WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'""",
     }
@@ -511,6 +513,24 @@ def test_a_trigger_with_a_history_cannot_be_removed(rows: Connection) -> None:
     store(rows, TriggerChange, changed_to("created", stored_trigger(rows)))
     with pytest.raises(IntegrityError, match=r"(?i)foreign key"), rows.begin_nested():
         rows.execute(delete(Trigger))
+
+
+@pytest.mark.parametrize(
+    "statement", ["UPDATE trigger_changes SET detail = 'x'", "DELETE FROM trigger_changes"]
+)
+def test_a_change_on_record_is_neither_changed_nor_deleted(rows: Connection, statement: str) -> None:
+    store(rows, TriggerChange, changed_to("created", stored_trigger(rows)))
+    with pytest.raises(DBAPIError, match="trigger_changes is append-only"), rows.begin_nested():
+        rows.execute(text(statement))
+    assert rows.execute(select(TriggerChange.detail)).scalar_one() is None
+
+
+def test_the_last_migration_goes_back_and_forth(database: Database, database_url: str) -> None:
+    before = definitions(database)
+    command.downgrade(alembic_config(database_url), "0001")
+    assert before.keys() - definitions(database).keys()
+    migrate(database_url)
+    assert definitions(database) == before
 
 
 def test_attempts_go_with_their_event(rows: Connection) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from tests.faults import brokers, databases, others, processes
 from tests.faults.catalogue import FAULTS, Fault
@@ -73,15 +76,18 @@ def run_lane(
         assert settled.seconds is not None, settled.left
         judge.judge(lane.began, datetime.now(UTC), once=True)
         inflicted: list[Outcome] = []
-        for fault in faults:
-            if time.monotonic() > until:
-                break
-            if fault.name == "sqlite-disk-full" and lane.disk is None:
-                continue
-            inflicted.append(inflict(lane, judge, fault, seed))
-            tell(inflicted[-1])
-        tell(whole(lane, judge, seed))
-        picture.write_text(expose(lane, judge, inflicted, seed, datetime.now(UTC)))
+        try:
+            for fault in faults:
+                if time.monotonic() > until:
+                    break
+                if fault.name == "sqlite-disk-full" and lane.disk is None:
+                    continue
+                inflicted.append(inflict(lane, judge, fault, seed))
+                tell(inflicted[-1])
+            tell(whole(lane, judge, seed))
+        finally:  # a lane that is broken off is worth a look, too
+            with suppress(SQLAlchemyError):
+                picture.write_text(expose(lane, judge, inflicted, seed, datetime.now(UTC)))
 
 
 def inflict(lane: Lane, judge: Judge, fault: Fault, seed: int) -> Outcome:

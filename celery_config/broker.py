@@ -49,7 +49,7 @@ def options(settings: Settings) -> dict[str, Any]:
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,  # a broker that is away for an hour comes back all the same
         "broker_connection_timeout": SOCKET_SECONDS,
-        "broker_heartbeat": 10,
+        "broker_heartbeat": SOCKET_SECONDS,  # RabbitMQ and the worker give up after two or three
         "broker_transport_options": ONE_TRY | (rabbitmq_options() if rabbitmq else redis_options()),
         "redis_socket_timeout": SOCKET_SECONDS,
         "redis_socket_connect_timeout": SOCKET_SECONDS,

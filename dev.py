@@ -40,7 +40,7 @@ LINTERS = [
     ["mypy"],
 ]
 MADE_HERE = ["build", "dist", "results", "triggerbeat.egg-info", ".hypothesis", ".schemathesis"]
-MADE_HERE += [".import_linter_cache", ".mypy_cache", ".pytest_cache", ".ruff_cache"]
+MADE_HERE += [".benchmarks", ".import_linter_cache", ".mypy_cache", ".pytest_cache", ".ruff_cache"]
 
 
 class Failure(Exception):

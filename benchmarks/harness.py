@@ -59,6 +59,7 @@ class Site:
 
     def start_celery(self, *command: str, **environment: str) -> Process:
         """Start `celery -A celery_config.celery_worker ...`, as a user would."""
+        given = {**self.environment, **environment}
         ours = {
             "DATABASE_URL": self.database_url,
             "CELERY_BROKER_URL": self.valkey.url,
@@ -68,10 +69,10 @@ class Site:
         }
         celery = [sys.executable, "-m", "celery", "-A", "celery_config.celery_worker", *command]
         process = Process(
-            [*celery, "--loglevel=WARNING"],
+            [*celery, f"--loglevel={given.get('LOG_LEVEL', 'WARNING')}"],
             self.directory,
             name=command[0],
-            env={**ours, **self.environment, **environment},
+            env={**ours, **given},
             cwd=ROOT,
         )
         return self.stack.enter_context(process)

@@ -1,17 +1,24 @@
-"""Every measure but the one that wants a bare machine, and then all their tables together.
+"""Every measure but those that want a bare machine or hours, and then all their tables together.
 
-    python -m benchmarks.all [--quick]
+    python -m benchmarks.all [--quick] [--only burst,neighbours]
 
-`--quick` runs each with small numbers, to see that it runs; its figures mean nothing.
+Their JSON lines go to benchmarks/results.json, and from there into docs/performance.md and its plots. So
+that all of it takes half an hour, the slow ones are measured in part. `--only` runs some, with their own
+defaults, and leaves the other figures as they were. `--quick` runs each with small numbers, to see that it
+runs; its figures mean nothing, and are not kept. A measure that fails is told, and costs the others nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import json
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
 
 from benchmarks import (
     burst,
@@ -21,18 +28,21 @@ from benchmarks import (
     idle_tick,
     isolation,
     next_occurrence,
+    performance,
     punctuality,
 )
+from benchmarks.neighbours import __main__ as neighbours
 
 FULL: dict[str, list[str]] = {
     "next_occurrence": [],
-    "idle_tick": [],
-    "create": [],
+    "idle_tick": ["--stored", "10000,10000000", "--databases", "postgresql"],
+    "create": ["--databases", "postgresql"],
     "burst": [],
-    "celery_tasks": [],
-    "http_deliveries": [],
-    "isolation": [],
-    "punctuality": [],
+    "celery_tasks": ["--workers", "1", "--databases", "postgresql"],
+    "http_deliveries": ["--count", "100000", "--repeat", "1", "--databases", "postgresql"],
+    "isolation": ["--databases", "postgresql"],
+    "punctuality": ["--databases", "postgresql"],
+    "neighbours": ["--counts", "10000,100000", "--cut", "30", "--brief"],
 }
 QUICK: dict[str, list[str]] = {
     "next_occurrence": [],
@@ -43,6 +53,7 @@ QUICK: dict[str, list[str]] = {
     "http_deliveries": ["--count", "500", "--repeat", "1"],
     "isolation": ["--seconds", "10", "--triggers", "20", "--cases", "alone,hanging"],
     "punctuality": ["--seconds", "20", "--triggers", "30"],
+    "neighbours": ["--counts", "200", "--cut", "10"],
 }
 MEASURES = {
     "next_occurrence": next_occurrence.main,
@@ -53,6 +64,7 @@ MEASURES = {
     "http_deliveries": http_deliveries.main,
     "isolation": isolation.main,
     "punctuality": punctuality.main,
+    "neighbours": neighbours.main,
 }
 
 
@@ -70,20 +82,58 @@ class Tee(io.StringIO):
             sys.__stdout__.flush()
 
 
+def run(measures: Mapping[str, list[str]]) -> dict[str, str]:
+    """One after the other; those that failed, and why."""
+    failed = {}
+    for name, given in measures.items():
+        began = time.monotonic()
+        try:
+            MEASURES[name](given)
+        except Exception as failure:
+            failed[name] = str(failure).strip().partition("\n")[0][:300] or type(failure).__name__
+            print(f"{name} failed: {failure}")
+        print(f"({name} took {time.monotonic() - began:,.0f} s)", flush=True)
+    return failed
+
+
+def kept(printed: str, failed: Mapping[str, str], before: Mapping[str, Any]) -> dict[str, Any]:
+    """What results.json says after this run: its lines instead of earlier ones of the same measures."""
+    lines = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    anew = {line["benchmark"] for line in lines} | set(failed)
+    others = [line for line in before.get("lines", []) if line["benchmark"] not in anew]
+    ended = {name: reason for name, reason in before.get("failed", {}).items() if name not in anew}
+    return {"lines": [*others, *lines], "failed": {**ended, **failed}}
+
+
+def keep(printed: str, failed: Mapping[str, str], *, some: bool, results: Path = performance.RESULTS) -> None:
+    """Write results.json, and draw the document from it."""
+    before = json.loads(results.read_text()) if some and results.exists() else {}
+    results.write_text(json.dumps(kept(printed, failed, before), indent=1) + "\n")
+    performance.redraw()
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Run all, and repeat the tables at the end."""
+    """Run all, keep the figures, and repeat the tables at the end."""
     parser = argparse.ArgumentParser(
         prog="benchmarks", description=__doc__.partition("\n")[0] if __doc__ else ""
     )
     parser.add_argument("--quick", action="store_true", help="small numbers, to see that all of it runs")
+    parser.add_argument("--only", help=f"some of {', '.join(MEASURES)}")
     options = parser.parse_args(arguments)
+    only = options.only.split(",") if options.only else list(MEASURES)
+    if unknown := set(only) - set(MEASURES):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    given = QUICK if options.quick else {name: [] for name in only} if options.only else FULL
     began = time.monotonic()
-    kept = Tee()
-    with redirect_stdout(kept):
-        for name, given in (QUICK if options.quick else FULL).items():
-            MEASURES[name](given)
+    tee = Tee()
+    with redirect_stdout(tee):
+        failed = run({name: given[name] for name in only})
     print(f"\n{'=' * 40} all tables, after {time.monotonic() - began:,.0f} s")
-    print("\n".join(line for line in kept.getvalue().splitlines() if not line.startswith("{")))
+    print("\n".join(line for line in tee.getvalue().splitlines() if not line.startswith("{")))
+    if not options.quick:
+        keep(tee.getvalue(), failed, some=bool(options.only))
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

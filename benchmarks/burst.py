@@ -15,7 +15,6 @@ import io
 import math
 import statistics
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -54,9 +53,23 @@ class Burst:
         return self.count / self.last_finish
 
 
-def burst(place: Site, count: int, target: Mapping[str, Any]) -> Burst:
+def burst(place: Site, count: int, target: dict[str, Any]) -> Burst:
     """Store triggers due at one instant, wait for it, send a tick, wait until every event is final."""
-    due, sent = begin(place, count, target)
+    return run(place, count, prepare(place, count, target))
+
+
+def prepare(place: Site, count: int, target: dict[str, Any]) -> datetime:
+    """Store triggers due at one instant, and wait for that; the instant."""
+    due = datetime.fromtimestamp(math.ceil(time.time() + count / 10_000 + 0.5), UTC)
+    stored.insert_triggers(place, count, target, due)
+    place.settle()
+    sleep_until(due)
+    return due
+
+
+def run(place: Site, count: int, due: datetime) -> Burst:
+    """Send a tick for what is due, and wait until every event is final."""
+    sent = place.send_tick()
     wait_until(lambda: is_settled(place, due), DEADLINE_SECONDS, "all succeeded", poll_seconds=0.1)
     fates = place.query(FATES, due=due)
     assert [(row["status"], row["events"]) for row in fates] == [("succeeded", count)], fates
@@ -64,15 +77,6 @@ def burst(place: Site, count: int, target: Mapping[str, Any]) -> Burst:
     assert ticked is not None
     first, last = (place.instant(fates[0][name]).timestamp() for name in ("first_start", "last_finish"))
     return Burst(count, first - sent, float(ticked["took_seconds"]), last - sent)
-
-
-def begin(place: Site, count: int, target: Mapping[str, Any]) -> tuple[datetime, float]:
-    """Store triggers due at one instant, wait for it, send a tick; the instant, and when that was sent."""
-    due = datetime.fromtimestamp(math.ceil(time.time() + count / 10_000 + 0.5), UTC)
-    stored.insert_triggers(place, count, target, due)
-    place.settle()
-    sleep_until(due)
-    return due, place.send_tick()
 
 
 def is_settled(place: Site, due: datetime) -> bool:

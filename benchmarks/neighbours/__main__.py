@@ -1,12 +1,14 @@
 """What a user would pick instead, beside ours: N due at one instant, until each has run a no-op.
 
     python -m benchmarks.neighbours [--counts 1000,10000,100000] [--only redbeat,triggerbeat-log] [--cut 60]
+        [--brief]
 
 Each neighbour is set up as its own documentation advises for speed; its program in `programs/` says how. All
 use the same PostgreSQL, with durability on, and the same Valkey, empty for each run, and are installed, with
 fixed versions, into environments of their own below `.benchmarks/`. Everything is stored beforehand, and a
 few that are due earlier show that all is loaded and connected. The clock starts at the instant. What is not
-done after `--cut` seconds is counted as far as it came.
+done after `--cut` seconds is counted as far as it came. All of it takes half an hour; `--brief` saves half of
+that: who was cut at one count is not measured at a greater one, unless a bound of ours rests on that.
 """
 
 from __future__ import annotations
@@ -30,8 +32,8 @@ FAST_SECONDS = 30.0  # and a run takes no longer
 class Measured:
     """What was found so far."""
 
-    def __init__(self, counts: Sequence[int], cut: float) -> None:
-        self.counts, self.cut = counts, cut
+    def __init__(self, counts: Sequence[int], cut: float, brief: bool) -> None:
+        self.counts, self.cut, self.brief = counts, cut, brief
         self.rows: list[dict[str, object]] = []
         self.missing: dict[str, str] = {}
 
@@ -57,7 +59,10 @@ class Measured:
         self, name: str, title: str, packages: Sequence[str], run: Callable[[int], Outcome]
     ) -> None:
         """Measure at one count after the other; a failure ends these, but not the others."""
+        slow = False
         for count in self.counts:
+            if self.brief and slow and not is_judged(name, count):
+                continue
             try:
                 outcomes = repeated(name, run, count)
             except (AssertionError, NotReady) as failure:
@@ -65,6 +70,7 @@ class Measured:
                 return
             self.rows.append(row(name, title, outcomes, packages=list(packages)))
             one = middle(outcomes)
+            slow = one.cut
             print(f"{title}, {count:,}: {one.done:,} in {one.seconds:.3f} s", flush=True)
 
     def give_up(self, name: str, reason: str) -> None:
@@ -76,7 +82,8 @@ class Measured:
 def repeated(name: str, run: Callable[[int], Outcome], count: int) -> list[Outcome]:
     """Some runs where the median matters and does not cost much, else one."""
     outcomes = [run(count)]
-    while is_judged(name, count) and outcomes[0].seconds <= FAST_SECONDS and len(outcomes) < REPEAT:
+    fast = outcomes[0].seconds <= FAST_SECONDS and not outcomes[0].cut
+    while fast and is_judged(name, count) and len(outcomes) < REPEAT:
         outcomes.append(run(count))
     return outcomes
 
@@ -87,9 +94,8 @@ def one_line(failure: Exception) -> str:
     return lines[-1][:200] if lines else type(failure).__name__
 
 
-def run_all(names: Sequence[str], counts: Sequence[int], cut: float) -> None:
+def run_all(names: Sequence[str], found: Measured) -> None:
     """Measure, and print the tables and the JSON line."""
-    found = Measured(counts, cut)
     for way in ours.WAYS:
         if way.name in names:
             found.ours(way)
@@ -100,8 +106,8 @@ def run_all(names: Sequence[str], counts: Sequence[int], cut: float) -> None:
             if neighbour.name in names:
                 found.neighbour(neighbour, place)
     figures = {
-        "counts": list(counts),
-        "cut_seconds": cut,
+        "counts": list(found.counts),
+        "cut_seconds": found.cut,
         "rows": found.rows,
         "missing": found.missing,
         "ratios": ratios(found.rows),
@@ -130,12 +136,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.neighbours", description="ours beside the neighbours")
     parser.add_argument("--counts", default="1000,10000,100000")
     parser.add_argument("--cut", type=float, default=60.0, help="seconds after which a run is cut")
+    parser.add_argument("--brief", action="store_true", help="leave out what is slow and not judged")
     parser.add_argument("--only", default=",".join(every), help=f"some of {', '.join(every)}")
     options = parser.parse_args(arguments)
     names = options.only.split(",")
     if unknown := set(names) - set(every):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(every)}")
-    run_all(names, [int(count) for count in options.counts.split(",")], options.cut)
+    counts = sorted(int(count) for count in options.counts.split(","))
+    run_all(names, Measured(counts, options.cut, options.brief))
 
 
 if __name__ == "__main__":

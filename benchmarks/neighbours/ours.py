@@ -8,13 +8,12 @@ A small burst goes before, so that connections are open.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from benchmarks import stored
-from benchmarks.burst import WARM_UP, begin, burst, is_settled
+from benchmarks.burst import WARM_UP, burst, is_settled, prepare
 from benchmarks.harness import Site, site
 from benchmarks.neighbours.outcomes import CELERY, LOG, LOG_AT_INFO, Outcome
 
@@ -31,7 +30,7 @@ class Ours:
 
     name: str
     title: str
-    target: Mapping[str, Any]
+    target: dict[str, Any]
     log_level: str = "WARNING"
     runs_celery: bool = False
 
@@ -54,7 +53,8 @@ def measure(way: Ours, count: int, cut: float) -> Outcome:
 
 def run(place: Site, way: Ours, count: int, cut: float) -> Outcome:
     """From the message on, until every event is `succeeded` or the time is up."""
-    due, sent = begin(place, count, way.target)
+    due = prepare(place, count, way.target)
+    sent = place.send_tick()
     while time.time() < sent + cut and not is_settled(place, due):
         time.sleep(POLL_SECONDS)
     until = datetime.fromtimestamp(sent + cut, UTC)

@@ -17,8 +17,8 @@ class Neighbour:
     title: str
     program: str
     packages: tuple[str, ...]
-    ready_seconds: float = 12.0  # from the beginning of the storing until it is ready, with nothing stored
-    loading_seconds: float = 0.3  # and so much more for each thousand
+    ready_seconds: float = 8.0  # from the beginning of the storing until it is ready, with nothing stored
+    loading_seconds: float = 0.15  # and so much more for each thousand
     settings: Mapping[str, str] = field(default_factory=dict)
     runs_celery: bool = False
 
@@ -37,8 +37,8 @@ ROSTER = (
         "django-celery-beat",
         "with_django_celery_beat.py",
         (*CELERY, "django==5.2.19", "django-celery-beat==2.9.0", "psycopg[binary]==3.3.9"),
-        ready_seconds=20.0,  # its migrations
-        loading_seconds=0.6,
+        ready_seconds=14.0,  # its migrations
+        loading_seconds=0.3,
         runs_celery=True,
     ),
     Neighbour(
@@ -46,7 +46,7 @@ ROSTER = (
         "sqlalchemy-celery-beat",
         "with_sqlalchemy_celery_beat.py",
         (*CELERY, *SQLALCHEMY, "sqlalchemy-celery-beat==0.9.1"),
-        loading_seconds=0.6,
+        loading_seconds=0.3,
         runs_celery=True,
     ),
     Neighbour("redbeat", "RedBeat", "with_redbeat.py", (*CELERY, "celery-redbeat==2.4.2"), runs_celery=True),

@@ -142,7 +142,7 @@ def figures(one: Columns, lines: Sequence[Line]) -> str:
 
 def cell(line: Line, path: tuple[str, ...]) -> str:
     """A name as it is, a number with the digits that mean something."""
-    if len(path) == 1 and isinstance(line.get(path[0]), str):
+    if isinstance(line.get(path[0]), str):
         return str(line[path[0]])
     found = figure(line, path)
     return "" if found is None else number(found)

@@ -50,7 +50,7 @@ def install_for_node(directory: Path, packages: Sequence[str]) -> None:
     """With npm, as this machine has configured it; no lock is left, since that names addresses."""
     if not (shutil.which("npm") and shutil.which("node")):
         raise NotInstalled("Node.js (node and npm) is not on this machine")
-    quiet = ("--silent", "--no-audit", "--no-fund", "--no-package-lock", "--no-save")
+    quiet = ("--loglevel=error", "--no-audit", "--no-fund", "--no-package-lock", "--no-save")
     execute(["npm", "install", *quiet, "--prefix", str(directory), *packages])
 
 

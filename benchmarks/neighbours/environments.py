@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -61,6 +62,13 @@ def execute(command: Sequence[str]) -> None:
     except (OSError, subprocess.TimeoutExpired) as failure:
         raise NotInstalled(f"{command[0]}: {failure}") from failure
     if done.returncode:
-        said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        errors = [line for line in said if line.startswith(("ERROR", "npm error"))] or said
-        raise NotInstalled(errors[-1] if errors else f"{command[0]} ended with {done.returncode}")
+        raise NotInstalled(reason(done.stdout + done.stderr) or f"{command[0]} ended with {done.returncode}")
+
+
+def reason(output: str) -> str:
+    """The line that says why: pip's last error, npm's first behind its code; no address of an index."""
+    said = [line.strip() for line in output.splitlines() if line.strip()]
+    of_npm = [line for line in said if line.startswith("npm error") and not line.startswith("npm error code")]
+    of_pip = [line for line in said if line.startswith("ERROR")]
+    line = (of_npm[:1] or of_pip[-1:] or said[-1:] or [""])[0]
+    return re.sub(r"https?://\S+", "(the package index)", line)[:300]

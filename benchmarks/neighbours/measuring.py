@@ -109,7 +109,7 @@ class Run:
         while len(numbers_marked(self.marks.read_bytes())) < WARM_UP:
             assert running.alive(), running.output()
             if time.time() > self.due - READY_SECONDS:
-                raise NotReady(f"not loaded by the instant: {running.output()[-500:]}")
+                raise NotReady("not all was loaded when it was due")
             time.sleep(POLL_SECONDS)
         time.sleep(max(0.0, self.due - time.time()))
 

@@ -134,10 +134,23 @@ def test_an_environment_is_made_anew_only_when_its_packages_change(
     assert made == [("no-such-thing==1",), ("no-such-thing==2",)]
 
 
-def test_what_an_installer_said_last_about_its_error_is_the_reason() -> None:
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("ERROR: none fits (from versions: 1)\nERROR: no such thing\nmore", "ERROR: no such thing"),
+        ("npm error code E1\nnpm error none fits\nnpm error A log is here", "npm error none fits"),
+        (
+            "npm error request to https://index.example/a failed",
+            "npm error request to (the package index) failed",
+        ),
+        ("Killed", "Killed"),
+        ("", "sh ended with 3"),
+    ],
+)
+def test_what_an_installer_said_of_its_error_is_the_reason(said: str, reason: str) -> None:
     with pytest.raises(NotInstalled) as refused:
-        environments.execute(["sh", "-c", "echo some; echo 'ERROR: no such thing' >&2; echo more; exit 1"])
-    assert str(refused.value) == "ERROR: no such thing"
+        environments.execute(["sh", "-c", 'printf %s "$0" >&2; exit 3', said])
+    assert str(refused.value) == reason
 
 
 # -------------------------------------------------------------------------------------------- results

@@ -1,24 +1,21 @@
 """Every measure but those that want a bare machine or hours, and then all their tables together.
 
-    python -m benchmarks.all [--quick] [--only burst,neighbours]
+    python -m benchmarks.all [--quick]
 
 Their JSON lines go to benchmarks/results.json, and from there into docs/performance.md and its plots. So
-that all of it takes half an hour, the slow ones are measured in part. `--only` runs some, with their own
-defaults, and leaves the other figures as they were. `--quick` runs each with small numbers, to see that it
-runs; its figures mean nothing, and are not kept. A measure that fails is told, and costs the others nothing.
+that all of it takes half an hour, the slow ones are measured in part. `--quick` runs each with small numbers,
+to see that it runs; its figures mean nothing, and are not kept. A measure that fails is told, and costs the
+others nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import json
 import sys
 import time
 from collections.abc import Mapping
 from contextlib import redirect_stdout
-from pathlib import Path
-from typing import Any
 
 from benchmarks import (
     burst,
@@ -35,7 +32,7 @@ from benchmarks.neighbours import __main__ as neighbours
 
 FULL: dict[str, list[str]] = {
     "next_occurrence": [],
-    "idle_tick": ["--stored", "10000,10000000", "--databases", "postgresql"],
+    "idle_tick": ["--databases", "postgresql"],
     "create": ["--databases", "postgresql"],
     "burst": [],
     "celery_tasks": ["--workers", "1", "--databases", "postgresql"],
@@ -96,42 +93,22 @@ def run(measures: Mapping[str, list[str]]) -> dict[str, str]:
     return failed
 
 
-def kept(printed: str, failed: Mapping[str, str], before: Mapping[str, Any]) -> dict[str, Any]:
-    """What results.json says after this run: its lines instead of earlier ones of the same measures."""
-    lines = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
-    anew = {line["benchmark"] for line in lines} | set(failed)
-    others = [line for line in before.get("lines", []) if line["benchmark"] not in anew]
-    ended = {name: reason for name, reason in before.get("failed", {}).items() if name not in anew}
-    return {"lines": [*others, *lines], "failed": {**ended, **failed}}
-
-
-def keep(printed: str, failed: Mapping[str, str], *, some: bool, results: Path = performance.RESULTS) -> None:
-    """Write results.json, and draw the document from it."""
-    before = json.loads(results.read_text()) if some and results.exists() else {}
-    results.write_text(json.dumps(kept(printed, failed, before), indent=1) + "\n")
-    performance.redraw()
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run all, keep the figures, and repeat the tables at the end."""
     parser = argparse.ArgumentParser(
         prog="benchmarks", description=__doc__.partition("\n")[0] if __doc__ else ""
     )
     parser.add_argument("--quick", action="store_true", help="small numbers, to see that all of it runs")
-    parser.add_argument("--only", help=f"some of {', '.join(MEASURES)}")
     options = parser.parse_args(arguments)
-    only = options.only.split(",") if options.only else list(MEASURES)
-    if unknown := set(only) - set(MEASURES):
-        parser.error(f"unknown: {', '.join(sorted(unknown))}")
-    given = QUICK if options.quick else {name: [] for name in only} if options.only else FULL
     began = time.monotonic()
     tee = Tee()
     with redirect_stdout(tee):
-        failed = run({name: given[name] for name in only})
+        failed = run(QUICK if options.quick else FULL)
     print(f"\n{'=' * 40} all tables, after {time.monotonic() - began:,.0f} s")
     print("\n".join(line for line in tee.getvalue().splitlines() if not line.startswith("{")))
     if not options.quick:
-        keep(tee.getvalue(), failed, some=bool(options.only))
+        performance.keep(performance.kept(tee.getvalue(), failed, {}))
+        performance.redraw()
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
 

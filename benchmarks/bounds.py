@@ -47,6 +47,11 @@ SECONDS, INSTANTS = {"case": "seconds"}, {"case": "instants"}
 CREATE = "create over HTTP {way}, {database}"
 MEMORY = "resident memory of {process}, {database}"
 IDLE = "idle tick, {stored:,} stored, {database}"
+UNMEASURED_MEMORY = (
+    ("beat", 90),
+    ("a worker child at rest", 120),
+    ("the process that ticks 100,000 due", 250),
+)
 MILLION_STORED = 1_000_000
 
 BOUNDS = (
@@ -78,7 +83,7 @@ def judged(lines: Sequence[Line]) -> list[Judged]:
     for bound in BOUNDS:
         its = [line for line in lines if is_of(bound, line)]
         found += [Judged(bound, filled(bound.what, line), figure(line, bound.path)) for line in its]
-        found += [] if its else [Judged(bound, without_names(bound.what), None)]
+        found += [] if its else [Judged(bound, without_names(filled_case(bound.what, bound.where)), None)]
     return [*found, *of_memory(lines)]
 
 
@@ -107,9 +112,9 @@ def of_memory(lines: Sequence[Line]) -> Iterator[Judged]:
                 bound = Bound(what, "memory", (), one["must_stay_under_mb"], None, "MB", True)
                 # What is shared counts in part at rest; a burst's peak is only known with all of it.
                 yield Judged(bound, what, one["peak_rss_mb" if "burst" in process else "pss_mb"])
-    if not its:
-        bound = Bound("resident memory", "memory", (), 0, None, "MB", True)
-        yield Judged(bound, "resident memory of beat, a worker child, the process that ticks", None)
+    for process, most in () if its else UNMEASURED_MEMORY:
+        what = MEMORY.partition(",")[0].format(process=process)
+        yield Judged(Bound(what, "memory", (), most, None, "MB", True), what, None)
 
 
 def is_of(bound: Bound, line: Line) -> bool:
@@ -131,8 +136,14 @@ def figure(line: Line, path: Path) -> float | None:
 
 def filled(what: str, line: Line) -> str:
     """The line's own names and numbers put in."""
-    names = {"seconds": "whole seconds", "instants": "instants of their own"}
-    return what.format_map({**line, "case": names.get(line.get("case", ""), line.get("case", ""))})
+    return filled_case(what, line).format_map(line)
+
+
+def filled_case(what: str, line: Line) -> str:
+    """The name of the case put in, in words."""
+    case = line.get("case")
+    words = {"seconds": "whole seconds", "instants": "instants of their own"}
+    return what.replace("{case}", words.get(case, str(case))) if case else what
 
 
 def without_names(what: str) -> str:

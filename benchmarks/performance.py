@@ -1,14 +1,16 @@
 """Writes the figures of a run into docs/performance.md, and redraws its plots.
 
-    python -m benchmarks.performance
+    python -m benchmarks.performance [PRINTED]
 
 `make bench` leaves the JSON lines of its measures in benchmarks/results.json; what stands between the
 markers of the document, and the plots, are made from them and from nothing else. A figure that is missing
-there is called not measured.
+there is called not measured. PRINTED is a file with what a measure printed: that takes the place of what the
+results have of this measure.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -109,8 +111,9 @@ def bounds(found: Sequence[Judged]) -> str:
     rows = [
         [
             one.what,
-            "not measured" if one.found is None else f"{number(one.found)} {one.bound.unit}",
-            limit(one.bound.must, one.bound.at_most) if one.found is not None or one.bound.must else "",
+            one.bound.unit,
+            "not measured" if one.found is None else number(one.found),
+            limit(one.bound.must, one.bound.at_most),
             "" if one.bound.moonshot is None else limit(one.bound.moonshot, one.bound.at_most),
             {True: "yes", False: "**no**", None: ""}[one.met],
         ]
@@ -123,7 +126,7 @@ def bounds(found: Sequence[Judged]) -> str:
     )
     if failing:
         sentence += " Not met: " + "; ".join(failing) + "."
-    return f"{markdown(['measure', 'found', 'must', 'moonshot', 'met'], rows)}\n\n{sentence}"
+    return f"{markdown(['measure', 'in', 'found', 'must', 'moonshot', 'met'], rows)}\n\n{sentence}"
 
 
 def limit(value: float, at_most: bool) -> str:
@@ -170,7 +173,10 @@ def neighbours(lines: Sequence[Line]) -> str:
     counts = line["counts"]
     headers = ["due at one instant, done a second", *(f"{count:,}" for count in counts)]
     said = [markdown(headers, table_rows(line["rows"], line["missing"], counts))]
-    said.append(f"`(cut)`: not all had run after {line['cut_seconds']:g} s; what had, a second.")
+    said.append(
+        f"`(cut)`: not all had run after {line['cut_seconds']:g} s; what had, a second. `-`: not measured; "
+        "`make bench` tries nobody who was cut at a greater number, unless a bound rests on it."
+    )
     said += [f"{name}: {reason}" for name, reason in line["missing"].items()]
     said += [f"![{alt}]({PLOTS}/{name})" for name, (alt, _) in plots(lines).items()]
     return "\n\n".join(said)
@@ -243,14 +249,44 @@ def replaced(document: str, found: Mapping[str, str]) -> str:
     return document
 
 
+def kept(printed: str, failed: Mapping[str, str], before: Mapping[str, Any]) -> dict[str, Any]:
+    """The results after a run: its lines instead of earlier ones of the same measures."""
+    lines = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    anew = {line["benchmark"] for line in lines} | set(failed)
+    others = [line for line in before.get("lines", []) if line["benchmark"] not in anew]
+    ended = {name: reason for name, reason in before.get("failed", {}).items() if name not in anew}
+    return {"lines": [*others, *lines], "failed": {**ended, **failed}}
+
+
+def read(results: Path = RESULTS) -> dict[str, Any]:
+    """The results so far; none at first."""
+    found: dict[str, Any] = {"lines": [], "failed": {}}
+    return {**found, **json.loads(results.read_text())} if results.exists() else found
+
+
+def keep(found: Mapping[str, Any], results: Path = RESULTS) -> None:
+    """Write the results, in lines that a diff can show."""
+    results.write_text(json.dumps(found, indent=1) + "\n")
+
+
 def redraw(results: Path = RESULTS, document: Path = DOCUMENT) -> None:
     """Read the results, and write the document and its plots."""
-    read = json.loads(results.read_text()) if results.exists() else {"lines": [], "failed": {}}
-    document.write_text(replaced(document.read_text(), blocks(read["lines"], read["failed"])))
-    for name, (_, svg) in plots(read["lines"]).items():
+    found = read(results)
+    document.write_text(replaced(document.read_text(), blocks(found["lines"], found["failed"])))
+    for name, (_, svg) in plots(found["lines"]).items():
         (document.parent / PLOTS).mkdir(exist_ok=True)
         (document.parent / PLOTS / name).write_text(svg)
 
 
-if __name__ == "__main__":
+def main(arguments: list[str] | None = None) -> None:
+    """Take in what a measure printed, if it is given, and draw."""
+    parser = argparse.ArgumentParser(prog="benchmarks.performance", description="draw docs/performance.md")
+    parser.add_argument("printed", nargs="?", type=Path, help="a file with what a measure printed")
+    options = parser.parse_args(arguments)
+    if options.printed:
+        keep(kept(options.printed.read_text(), {}, read()))
     redraw()
+
+
+if __name__ == "__main__":
+    main()

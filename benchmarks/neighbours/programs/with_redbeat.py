@@ -33,7 +33,8 @@ def store() -> None:
             meta = {"last_run_at": entry.last_run_at}
             pipe.hset(entry.key, "definition", json.dumps(definition, cls=RedBeatJSONEncoder))
             pipe.hset(entry.key, "meta", json.dumps(meta, cls=RedBeatJSONEncoder))
-            pipe.zadd(app.redbeat_conf.schedule_key, {entry.key: entry.score})
+            # Not `entry.score`, which is right only for an entry that has run just now.
+            pipe.zadd(app.redbeat_conf.schedule_key, {entry.key: int(due.timestamp())})
             if len(pipe) >= BATCH:
                 pipe.execute()
         pipe.execute()

@@ -196,7 +196,8 @@ def plots(lines: Sequence[Line]) -> dict[str, tuple[str, str]]:
         if its:
             alt = f"{count:,} no-ops due at one instant, done a second"
             drawn = [
-                Bar(row["title"], float(row["per_second"]), row["name"] == ours, note(row)) for row in its
+                Bar(row["title"].replace("`", ""), float(row["per_second"]), row["name"] == ours, note(row))
+                for row in its
             ]
             found[name] = (alt, bars(alt, "done a second", drawn))
     return found

@@ -23,7 +23,7 @@ PROGRAMS = Path(__file__).with_name("programs")
 WARM_UP = 10  # entries that are due before the others, so that all is loaded and connected
 WARM_UP_SECONDS = 4  # by so much
 READY_SECONDS = 0.3  # before the instant, at the latest, all of these must have run
-TRIES = 3  # each with twice the lead of the one before
+TRIES = 3  # each with twice the time that the one before took
 STORE_SECONDS = 240
 POLL_SECONDS = 0.02
 
@@ -64,12 +64,13 @@ def measure(neighbour: Neighbour, environment: Path, place: Servers, count: int,
     """
     lead = neighbour.ready_seconds + neighbour.loading_seconds * count / 1_000
     for left in reversed(range(TRIES)):
+        began = time.time()
         try:
             return Run(neighbour, environment, place, count, lead).outcome(cut)
         except NotReady:
             if not left:
                 raise
-            lead *= 2
+            lead = 2 * (time.time() - began)
     raise AssertionError("unreachable")
 
 

@@ -39,7 +39,7 @@ FULL: dict[str, list[str]] = {
     "http_deliveries": ["--count", "100000", "--repeat", "1", "--databases", "postgresql"],
     "isolation": ["--databases", "postgresql"],
     "punctuality": ["--databases", "postgresql"],
-    "neighbours": ["--counts", "10000,100000", "--cut", "30", "--brief"],
+    "neighbours": ["--counts", "10000,100000", "--brief"],
 }
 QUICK: dict[str, list[str]] = {
     "next_occurrence": [],

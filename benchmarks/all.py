@@ -20,8 +20,8 @@ from benchmarks import (
     http_deliveries,
     idle_tick,
     isolation,
+    lateness,
     next_occurrence,
-    punctuality,
 )
 
 FULL: dict[str, list[str]] = {
@@ -32,7 +32,7 @@ FULL: dict[str, list[str]] = {
     "celery_tasks": [],
     "http_deliveries": [],
     "isolation": [],
-    "punctuality": [],
+    "lateness": [],
 }
 QUICK: dict[str, list[str]] = {
     "next_occurrence": [],
@@ -42,7 +42,7 @@ QUICK: dict[str, list[str]] = {
     "celery_tasks": ["--count", "500", "--workers", "1"],
     "http_deliveries": ["--count", "500", "--repeat", "1"],
     "isolation": ["--seconds", "10", "--triggers", "20", "--cases", "alone,hanging"],
-    "punctuality": ["--seconds", "20", "--triggers", "30"],
+    "lateness": ["--cases", "100,seconds", "--seconds", "10", "--minute", "10", "--spread", "600"],
 }
 MEASURES = {
     "next_occurrence": next_occurrence.main,
@@ -52,7 +52,7 @@ MEASURES = {
     "celery_tasks": celery_tasks.main,
     "http_deliveries": http_deliveries.main,
     "isolation": isolation.main,
-    "punctuality": punctuality.main,
+    "lateness": lateness.main,
 }
 
 

@@ -55,10 +55,20 @@ class Burst:
 
 def burst(place: Site, count: int, target: dict[str, Any]) -> Burst:
     """Store triggers due at one instant, wait for it, send a tick, wait until every event is final."""
+    return run(place, count, prepare(place, count, target))
+
+
+def prepare(place: Site, count: int, target: dict[str, Any]) -> datetime:
+    """Store triggers due at one instant, and wait for that; the instant."""
     due = datetime.fromtimestamp(math.ceil(time.time() + count / 10_000 + 0.5), UTC)
     stored.insert_triggers(place, count, target, due)
     place.settle()
     sleep_until(due)
+    return due
+
+
+def run(place: Site, count: int, due: datetime) -> Burst:
+    """Send a tick for what is due, and wait until every event is final."""
     sent = place.send_tick()
     wait_until(lambda: is_settled(place, due), DEADLINE_SECONDS, "all succeeded", poll_seconds=0.1)
     fates = place.query(FATES, due=due)

@@ -16,20 +16,24 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from benchmarks import burst, stored
+from benchmarks.celery_tasks import publish
 from benchmarks.create import requests, send_all, start_server
 from benchmarks.harness import Site, now, report, site, table
 from benchmarks.http_deliveries import BODY, start_sink
 from benchmarks.workers import wal_bytes
+from celery_config.dispatch import dispatch
+from models.base import new_ids
 from tests.processes import Process
 from tests.servers import wait_until
 from triggers import retention
+from triggers.tick import Hint
 
 KIND = "postgresql"
 WARM_UP = 500
@@ -125,6 +129,31 @@ def create(place: Site, port: int) -> dict[str, float]:
     return {name: (size(place, name)["total"] - before[name]) / CREATED for name in names}
 
 
+def queued(place: Site, count: int) -> dict[str, float]:
+    """Bytes in the broker of an event that waits in a batch of hints, and of a user's task that waits.
+
+    Before there is a worker to take them; the broker is empty again afterwards.
+    """
+    place.valkey.flush()
+    ids, due = new_ids(now(), count), now()
+    found = {}
+    steps: dict[str, Callable[[], object]] = {
+        "hint": lambda: dispatch(place.app, [Hint(id_, due, "log", "any") for id_ in ids]),
+        "task": lambda: publish(place, count),
+    }
+    for name, send in steps.items():
+        before = used_memory(place)
+        send()
+        found[name] = (used_memory(place) - before) / count
+        place.valkey.flush()
+    return found
+
+
+def used_memory(place: Site) -> int:
+    """Bytes of memory that the broker uses."""
+    return int(place.valkey.command("INFO", "memory")["used_memory"])
+
+
 def record(place: Site, count: int, target: dict[str, Any], vacuum_seconds: float) -> dict[str, Any]:
     """One burst: what it added to the tables and to the log for each event, when PostgreSQL cleared up."""
     due = burst.prepare(place, count, target)
@@ -192,6 +221,7 @@ def measure(kind: str, count: int, vacuum_seconds: float) -> dict[str, Any]:
         http = {"type": "http", "url": f"http://127.0.0.1:{start_sink(place)}/hook", "body": BODY}
         targets: dict[str, dict[str, Any]] = {"log": stored.LOG, "http": http, "celery": stored.NOOP}
         target = targets[kind]
+        waiting = queued(place, min(count, 10_000))
         endpoint, port = start_server(place)
         worker = place.start_worker()
         before = now()
@@ -211,6 +241,7 @@ def measure(kind: str, count: int, vacuum_seconds: float) -> dict[str, Any]:
             "event_of_a_second_burst": record(place, count, target, 0),
             "retention": keep(place),
             "connections": most,
+            "broker_bytes": waiting,
         }
         report("costs", figures, place.durability())
     return figures
@@ -241,6 +272,7 @@ def shown(found: dict[str, Any]) -> list[object]:
         kept["deleted_wal_bytes"],
         kept["account_bytes"],
         *found["connections"].values(),
+        *found["broker_bytes"].values(),
     ]
 
 
@@ -252,6 +284,7 @@ LINES = (
     "archived a second", "  WAL of each, bytes", "purged a second", "  WAL of each, bytes",
     "account of purged ones a trigger and month, bytes", "connections: endpoint", "  beat",
     "  worker's main process", "  any process of a worker",
+    "bytes in the broker: an event in a batch of hints", "  a user's task",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Every measure but the one that wants a bare machine, and then all their tables together.
+"""Every measure but those that want a bare machine or a long time, and then all their tables together.
 
     python -m benchmarks.all [--quick]
 
@@ -21,7 +21,9 @@ from benchmarks import (
     idle_tick,
     isolation,
     lateness,
+    memory,
     next_occurrence,
+    workers,
 )
 
 FULL: dict[str, list[str]] = {
@@ -33,6 +35,8 @@ FULL: dict[str, list[str]] = {
     "http_deliveries": [],
     "isolation": [],
     "lateness": [],
+    "memory": [],
+    "workers": [],
 }
 QUICK: dict[str, list[str]] = {
     "next_occurrence": [],
@@ -43,6 +47,8 @@ QUICK: dict[str, list[str]] = {
     "http_deliveries": ["--count", "500", "--repeat", "1"],
     "isolation": ["--seconds", "10", "--triggers", "20", "--cases", "alone,hanging"],
     "lateness": ["--cases", "100,seconds", "--seconds", "10", "--minute", "10", "--spread", "600"],
+    "memory": ["--count", "2000"],
+    "workers": ["--workers", "1,2", "--log", "5000", "--tasks", "300"],
 }
 MEASURES = {
     "next_occurrence": next_occurrence.main,
@@ -53,6 +59,8 @@ MEASURES = {
     "http_deliveries": http_deliveries.main,
     "isolation": isolation.main,
     "lateness": lateness.main,
+    "memory": memory.main,
+    "workers": workers.main,
 }
 
 

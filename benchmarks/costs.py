@@ -38,6 +38,7 @@ from triggers.tick import Hint
 KIND = "postgresql"
 WARM_UP = 500
 CREATED = 5_000
+QUEUED = 10_000
 LOOK_SECONDS = 0.1
 TOLD_SECONDS = 12
 NAMES = ("events", "triggers")
@@ -221,7 +222,7 @@ def measure(kind: str, count: int, vacuum_seconds: float) -> dict[str, Any]:
         http = {"type": "http", "url": f"http://127.0.0.1:{start_sink(place)}/hook", "body": BODY}
         targets: dict[str, dict[str, Any]] = {"log": stored.LOG, "http": http, "celery": stored.NOOP}
         target = targets[kind]
-        waiting = queued(place, min(count, 10_000))
+        waiting = queued(place, QUEUED)
         endpoint, port = start_server(place)
         worker = place.start_worker()
         before = now()

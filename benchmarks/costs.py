@@ -1,6 +1,6 @@
 """What triggers and events cost PostgreSQL: bytes, log, dead rows, vacuum, archive and purge, connections.
 
-    python -m benchmarks.costs [--count 50000] [--targets log,http,celery] [--vacuum-seconds 75]
+    python -m benchmarks.costs [--count 20000] [--targets log,http,celery] [--vacuum-seconds 75]
 
 For each kind of target a database of its own, with the endpoint, beat and one worker: triggers are created
 over HTTP, and weighed; then a burst as in `burst` is recorded, PostgreSQL vacuums by itself, the burst is
@@ -292,7 +292,7 @@ LINES = (
 def main(arguments: list[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="benchmarks.costs", description="what an event costs PostgreSQL")
-    parser.add_argument("--count", type=int, default=50_000, help="events of each burst")
+    parser.add_argument("--count", type=int, default=20_000, help="events of each burst")
     parser.add_argument("--targets", default="log,http,celery")
     parser.add_argument("--vacuum-seconds", type=float, default=75, help="to wait for autovacuum")
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""Every measure but those that want a bare machine or hours, and then all their tables together.
+"""Every measure but those that want a bare machine or a long time, and then all their tables together.
 
     python -m benchmarks.all [--quick]
 
@@ -24,9 +24,11 @@ from benchmarks import (
     http_deliveries,
     idle_tick,
     isolation,
+    lateness,
+    memory,
     next_occurrence,
     performance,
-    punctuality,
+    workers,
 )
 from benchmarks.neighbours import __main__ as neighbours
 
@@ -38,7 +40,9 @@ FULL: dict[str, list[str]] = {
     "celery_tasks": ["--workers", "1", "--databases", "postgresql"],
     "http_deliveries": ["--count", "100000", "--repeat", "1", "--databases", "postgresql"],
     "isolation": ["--databases", "postgresql"],
-    "punctuality": ["--databases", "postgresql"],
+    "lateness": ["--cases", "seconds,instants", "--databases", "postgresql"],
+    "memory": ["--databases", "postgresql"],
+    "workers": ["--workers", "1,4"],
     "neighbours": ["--counts", "10000,100000", "--brief"],
 }
 QUICK: dict[str, list[str]] = {
@@ -49,7 +53,9 @@ QUICK: dict[str, list[str]] = {
     "celery_tasks": ["--count", "500", "--workers", "1"],
     "http_deliveries": ["--count", "500", "--repeat", "1"],
     "isolation": ["--seconds", "10", "--triggers", "20", "--cases", "alone,hanging"],
-    "punctuality": ["--seconds", "20", "--triggers", "30"],
+    "lateness": ["--cases", "100,seconds", "--seconds", "10", "--minute", "10", "--spread", "600"],
+    "memory": ["--count", "2000"],
+    "workers": ["--workers", "1,2", "--log", "5000", "--tasks", "300"],
     "neighbours": ["--counts", "200", "--cut", "10"],
 }
 MEASURES = {
@@ -60,7 +66,9 @@ MEASURES = {
     "celery_tasks": celery_tasks.main,
     "http_deliveries": http_deliveries.main,
     "isolation": isolation.main,
-    "punctuality": punctuality.main,
+    "lateness": lateness.main,
+    "memory": memory.main,
+    "workers": workers.main,
     "neighbours": neighbours.main,
 }
 

@@ -14,16 +14,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import statistics
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import DATABASES, ROOT, Site, report, site, table
+from benchmarks.harness import DATABASES, ROOT, Site, cpu_seconds, report, site, table
 from tests.processes import Process, free_port
 from tests.servers import wait_until
 
@@ -223,14 +221,6 @@ def run(kind: str, counts: dict[str, int], connections: int) -> Run:
         stored = place.query("SELECT count(*) AS n FROM triggers WHERE name LIKE 'measured-%'")[0]["n"]
         assert stored == sum(counts.values()), stored
         return Run(rate, cpu, floor_rate(place), place.durability())
-
-
-def cpu_seconds(server: Process) -> float:
-    """Processor time of the server's processes so far."""
-    found = 0
-    for pid in (server.pid, *server.descendants()):
-        found += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
-    return found / os.sysconf("SC_CLK_TCK")
 
 
 def measure(kind: str, counts: dict[str, int], connections: int, repeat: int) -> list[list[object]]:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from celery import Celery
 from sqlalchemy import text
 
@@ -50,6 +51,7 @@ class Site:
     database_url: str
     valkey: Valkey
     stack: ExitStack
+    postgres: PostgreSQL | None = None
     environment: dict[str, str] = field(default_factory=dict)
     workers: int = 0
 
@@ -114,22 +116,31 @@ class Site:
         assert found is not None
         return found
 
-    def settle(self) -> None:
-        """Give the planner its statistics, and write what loading the rows left to write."""
+    @contextmanager
+    def unhurried(self, *, autocommit: bool = False) -> Iterator[Any]:
+        """A connection of the driver's own, without our limits of time: to load and to clear up."""
+        if self.kind == "postgresql":
+            url = self.database_url.replace("postgresql+psycopg", "postgresql")
+            with psycopg.connect(url, autocommit=autocommit) as driver:
+                yield driver
+            return
         connection = self.database.engine.raw_connection()
         try:
-            driver: Any = connection.driver_connection
-            driver.rollback()
-            if self.kind == "postgresql":
-                driver.autocommit = True
-                driver.execute("VACUUM ANALYZE")
-                driver.execute("CHECKPOINT")
-                driver.autocommit = False
-            else:
-                driver.execute("ANALYZE")
-                driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            sqlite: Any = connection.driver_connection
+            sqlite.rollback()
+            yield sqlite
         finally:
             connection.close()
+
+    def settle(self) -> None:
+        """Give the planner its statistics, and write what loading the rows left to write."""
+        statements = {
+            "postgresql": ("VACUUM ANALYZE", "CHECKPOINT"),
+            "sqlite": ("ANALYZE", "PRAGMA wal_checkpoint(TRUNCATE)"),
+        }
+        with self.unhurried(autocommit=True) as driver:
+            for statement in statements[self.kind]:
+                driver.execute(statement)
 
     def durability(self) -> dict[str, str]:
         """What the database promises to survive, as it says itself."""
@@ -147,13 +158,14 @@ def site(kind: str) -> Iterator[Site]:
     try:
         with ExitStack() as stack:
             valkey = stack.enter_context(Valkey(directory / "valkey"))
-            url = f"sqlite:///{directory / 'triggerbeat.db'}"
+            url, server = f"sqlite:///{directory / 'triggerbeat.db'}", None
             if kind == "postgresql":
-                url = stack.enter_context(PostgreSQL(directory / "postgres", options=DURABLE)).url()
+                server = stack.enter_context(PostgreSQL(directory / "postgres", options=DURABLE))
+                url = server.url()
             migrate(url)
             database = Database(url)
             stack.callback(database.close)
-            yield Site(kind, directory, database, url, valkey, stack)
+            yield Site(kind, directory, database, url, valkey, stack, server)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -166,6 +178,15 @@ def now() -> datetime:
 def sleep_until(instant: datetime) -> None:
     """Wait for an instant; not at all when it has passed."""
     time.sleep(max(0.0, instant.timestamp() - time.time()))
+
+
+def cpu_seconds(process: Process) -> float:
+    """Processor time that a process and all its descendants took so far, those that have ended included."""
+    found = 0
+    for pid in (process.pid, *process.descendants()):
+        with suppress(FileNotFoundError):  # it ended just now, and counts with its parent
+            found += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]))
+    return found / os.sysconf("SC_CLK_TCK")
 
 
 # ------------------------------------------------------------------------------------------ printing

@@ -25,7 +25,7 @@ from sqlalchemy import insert, select, update
 from benchmarks import stored
 from benchmarks.harness import DATABASES, Site, now, report, site, sleep_until, table
 from benchmarks.http_deliveries import start_sink
-from benchmarks.punctuality import part
+from benchmarks.lateness import part
 from models import Event, Trigger
 from models.base import new_ids
 

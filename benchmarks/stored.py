@@ -33,11 +33,8 @@ def insert_triggers(
     Those of a year are of a hundred lengths, each a second longer than the one before.
     """
     rows = trigger_rows(site, count, target, first, apart, every_seconds)
-    connection = site.database.engine.raw_connection()
-    try:
-        driver: Any = connection.driver_connection
-        driver.rollback()
-        names = ", ".join(COLUMNS)
+    names = ", ".join(COLUMNS)
+    with site.unhurried() as driver:
         if site.kind == "postgresql":
             with driver.cursor().copy(f"COPY triggers ({names}) FROM STDIN") as copy:
                 for row in rows:
@@ -47,8 +44,6 @@ def insert_triggers(
             marks = ", ".join("?" * len(COLUMNS))
             driver.executemany(f"INSERT INTO triggers ({names}) VALUES ({marks})", rows)
         driver.commit()
-    finally:
-        connection.close()
 
 
 COLUMNS = (

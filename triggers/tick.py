@@ -20,6 +20,7 @@ from triggers import planning
 from triggers.deliver import finish_lost
 from triggers.logs import step
 from triggers.store import delivery, lifecycle, plan
+from triggers.store.reads import last_tick_at
 
 BATCH = 2_000  # triggers in one transaction
 CALL_EVERY = 5  # full batches: so often a tick with much to do calls for help
@@ -27,6 +28,7 @@ MOST_EVENTS = 10_000  # events in one transaction, and a trigger's batch more
 GRACE = plan.GRACE
 MOST_DISPATCHES = 1_000  # that are counted: the column has two bytes
 LARGEST_SKEW_SECONDS = 1.0  # of this machine's clock against the database's, before it is warned about
+MARGIN = timedelta(seconds=30)  # ahead of now a hint plans at least
 LONGEST_GRACE = timedelta(minutes=5)  # so that a backlog does not amplify itself
 DOUBLINGS = 5  # of the grace, until it is the longest
 
@@ -138,8 +140,10 @@ def run(
     look: Look = Queues,
     call: Call = nobody,
 ) -> Tick:
-    """A tick, with word of it left for `node` (None leaves none: beat did not send it)."""
+    """A tick, with word of it left for `node` (None leaves none: beat did not send it, it is a hint)."""
     began = time.monotonic()
+    if node is None:
+        horizon = horizon_of_hint(database, horizon)
     tick = execute_scheduled_triggers(database, dispatch, horizon, tzdata, look=look, call=call)
     if node is not None:
         with database.write() as connection:
@@ -149,6 +153,17 @@ def run(
             plan.ticked(connection, node, now, time.monotonic() - began, tick.planned, skew, tzdata)
         report_tick(tick, node, time.monotonic() - began, skew)
     return tick
+
+
+def horizon_of_hint(database: Database, horizon: timedelta) -> timedelta:
+    """How far ahead a hint plans: as far as the last tick of beat's did. Else each of the hints that come
+    while triggers are made would plan a further moment of all others.
+    """
+    with database.read() as connection:
+        now = database.now(connection)
+        last = last_tick_at(connection)
+    planned = last + horizon - now if last is not None else timedelta()
+    return planned if MARGIN <= planned <= horizon else horizon
 
 
 def report_tick(tick: Tick, node: str, took: float, skew: float) -> None:

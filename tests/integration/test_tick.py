@@ -1157,6 +1157,19 @@ def test_a_tick_that_beat_did_not_send_leaves_none(world: World) -> None:
     assert world.rows(Node) == []
 
 
+def test_a_hint_plans_as_far_as_beats_last_tick_did(world: World) -> None:
+    """Or each trigger that is made would bring a message for every other that fires each second."""
+    world.create("old")
+    tick.run(world.database, world.dispatch, seconds(90), TZDATA, "node-1")
+    world.now += seconds(55)
+    world.create("new")
+    made = tick.run(world.database, world.dispatch, seconds(90), TZDATA, None)
+    assert (made.planned, made.until) == (4, NOON + seconds(90))  # of the new one: 60, 70, 80, 90
+    world.now += seconds(6)  # no tick has come: now a hint has to do its work
+    made = tick.run(world.database, world.dispatch, seconds(90), TZDATA, None)
+    assert (made.planned, made.until) == (2 * 6, world.now + seconds(90))
+
+
 def test_an_idle_tick_writes_nothing(world: World) -> None:
     world.create(schedule=every(86_400, start_time=(NOON + seconds(3600)).isoformat()))
     before = [world.rows(model) for model in (Trigger, Event, TriggerChange)]

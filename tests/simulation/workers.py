@@ -144,8 +144,9 @@ class Worker:
         """As `triggers.tick.run`, in smaller batches."""
         world = self.world
         self.tell("ticks")
+        horizon = tick.horizon_of_hint(world.database, world.horizon) if hint else world.horizon
         made = tick.execute_scheduled_triggers(
-            world.database, world.broker.dispatch, world.horizon, TZDATA, world.batch, world.broker.look
+            world.database, world.broker.dispatch, horizon, TZDATA, world.batch, world.broker.look
         )
         if not hint:
             with world.database.write() as connection:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from functools import lru_cache
 from typing import Any
 
@@ -25,6 +25,11 @@ TYPES = {
     "coalesced": "bigint",
     "counted": "bigint",
     "exhausted": "boolean",
+    "month": "date",
+    "events": "bigint",
+    "occurrences": "bigint",
+    "planned": "bigint",
+    "instants": "bigint",
     "result": "json",
     "error": "json",
     "progress": "json",
@@ -129,9 +134,9 @@ def run_groups(
 
 
 def plain(value: object) -> str:
-    """SQLite's form of what JSON does not know."""
-    assert isinstance(value, datetime)
-    return instant_text(value)
+    """SQLite's form of what JSON does not know: an instant, a date."""
+    assert isinstance(value, date)
+    return instant_text(value) if isinstance(value, datetime) else value.isoformat()
 
 
 def run(

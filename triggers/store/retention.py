@@ -33,11 +33,13 @@ SELECT id, trigger_id, scheduled_for, status, source, coalesced, coalesced_from,
 WHERE state = :state AND {statuses} AND finished_at < :before LIMIT :most {skip}
 """
 DELETE = "DELETE FROM events WHERE id {ids}"
+ACCOUNTED = (
+    "trigger_id", "month", "status", "events", "occurrences", "planned", "instants",
+    "first_scheduled_for", "last_scheduled_for",
+)  # fmt: skip
 ACCOUNT = f"""
-INSERT INTO purged_events
-  (trigger_id, month, status, events, occurrences, planned, instants,
-   first_scheduled_for, last_scheduled_for)
-VALUES (:trigger_id, :month, :status, :events, :occurrences, :planned, :instants, :first, :last)
+INSERT INTO purged_events ({", ".join(ACCOUNTED)})
+SELECT {", ".join(f"r.{column}" for column in ACCOUNTED)} FROM {{rows}} WHERE true
 ON CONFLICT (trigger_id, month, status) DO UPDATE SET
   events = purged_events.events + excluded.events,
   occurrences = purged_events.occurrences + excluded.occurrences,
@@ -51,7 +53,8 @@ ON CONFLICT (trigger_id, month, status) DO UPDATE SET
          THEN excluded.last_scheduled_for ELSE purged_events.last_scheduled_for END
 """
 LAST_FIRED = """
-UPDATE triggers SET last_fired_at = :at WHERE id = :id AND (last_fired_at IS NULL OR last_fired_at < :at)
+UPDATE triggers SET last_fired_at = r.last_fired_at FROM {rows}
+WHERE triggers.id = r.id AND (triggers.last_fired_at IS NULL OR triggers.last_fired_at < r.last_fired_at)
 """
 
 
@@ -85,29 +88,22 @@ def account(connection: Connection, rows: Sequence[Any]) -> None:
         groups.setdefault((row.trigger_id, month, row.status), []).append(row)
         if row.started_at is not None:
             fired[row.trigger_id] = max(row.started_at, fired.get(row.trigger_id, row.started_at))
-    summed = [account_row(connection, key, group) for key, group in sorted(groups.items())]
-    connection.execute(text(ACCOUNT), summed)
+    summed = [(*key, *account_row(group)) for key, group in sorted(groups.items())]
+    bulk.run(connection, ACCOUNT, ACCOUNTED, summed)
     if fired:
-        rows_ = [bulk.instants(connection, {"id": id_, "at": at}) for id_, at in sorted(fired.items())]
-        connection.execute(text(LAST_FIRED), rows_)
+        bulk.run(connection, LAST_FIRED, ("id", "last_fired_at"), sorted(fired.items()))
 
 
-def account_row(connection: Connection, key: tuple[str, date, str], group: Sequence[Any]) -> dict[str, Any]:
-    """One line of the account. Manual events stand for no occurrence of the schedule."""
+def account_row(group: Sequence[Any]) -> tuple[Any, ...]:
+    """A line of the account, behind its key. Manual events stand for no occurrence of the schedule."""
     planned = [row for row in group if row.source in (Source.SCHEDULE, Source.CATCHUP)]
-    return bulk.instants(
-        connection,
-        {
-            "trigger_id": key[0],
-            "month": key[1].isoformat() if not bulk.is_postgres(connection) else key[1],
-            "status": key[2],
-            "events": len(group),
-            "occurrences": sum(row.coalesced for row in planned),
-            "planned": len(planned),
-            "instants": sum_of(row.scheduled_for for row in planned),
-            "first": min(row.coalesced_from or row.scheduled_for for row in group),
-            "last": max(row.scheduled_for for row in group),
-        },
+    return (
+        len(group),
+        sum(row.coalesced for row in planned),
+        len(planned),
+        sum_of(row.scheduled_for for row in planned),
+        min(row.coalesced_from or row.scheduled_for for row in group),
+        max(row.scheduled_for for row in group),
     )
 
 

@@ -100,10 +100,11 @@ class Event(Base):
             postgresql_where=text("recheck_at IS NOT NULL"),
             sqlite_where=text("recheck_at IS NOT NULL"),
         ),
+        # By reason (none: succeeded), not by status: that changes with the start, which is to touch no index.
         Index(
             "ix_events_finished",
             "state",
-            "status",
+            "reason",
             "finished_at",
             postgresql_where=text("finished_at IS NOT NULL"),
             sqlite_where=text("finished_at IS NOT NULL"),

@@ -79,6 +79,8 @@ class Change(StrEnum):
 
 UNFINISHED = (Status.PENDING, Status.RUNNING)
 FINAL = (Status.SUCCEEDED, Status.FAILED, Status.SKIPPED, Status.CANCELLED)
+FAILURES = (Reason.ATTEMPTS, Reason.GONE, Reason.LOST)
+NOT_RUN = tuple(reason for reason in Reason if reason not in FAILURES)  # skipped or cancelled
 PLANNED = (Source.SCHEDULE, Source.CATCHUP)
 
 

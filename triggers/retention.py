@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
 from sqlalchemy import Connection
 
 from models.database import Database
-from models.states import EventState, Status
+from models.states import FAILURES, NOT_RUN
 from triggers.store import retention as store
 
 BATCH = 2_000  # events in one transaction
@@ -33,33 +34,28 @@ def update_event_states(database: Database, ages: Ages, batch: int = BATCH) -> d
 
     Nothing unfinished is ever touched: only a final event has a `finished_at`.
     """
-    kept = (Status.SUCCEEDED, Status.SKIPPED, Status.CANCELLED)
 
-    def archive(connection: Connection, now: datetime, most: int) -> int:
-        return store.archive(connection, now - ages.active, most)
+    def archive(ended: store.Ended) -> int:
+        return until_done(database, partial(store.archive, ended=ended), ages.active, batch)
 
-    def delete(connection: Connection, now: datetime, most: int) -> int:
-        return store.delete(connection, EventState.ARCHIVED, kept, now - ages.archived, most)
-
-    def delete_failed(connection: Connection, now: datetime, most: int) -> int:
-        return store.delete(connection, EventState.ARCHIVED, (Status.FAILED,), now - ages.failed, most)
-
-    def forget_keys(connection: Connection, now: datetime, most: int) -> int:
-        return store.forget_keys(connection, now - KEY_AGE, most)
+    def delete(ended: store.Ended, age: timedelta) -> int:
+        return until_done(database, partial(store.delete, ended=ended), age, batch)
 
     return {
-        "archived": until_done(database, archive, batch),
-        "deleted": until_done(database, delete, batch) + until_done(database, delete_failed, batch),
-        "keys_forgotten": until_done(database, forget_keys, batch),
+        "archived": archive(None) + archive(NOT_RUN) + archive(FAILURES),
+        "deleted": delete(None, ages.archived)
+        + delete(NOT_RUN, ages.archived)
+        + delete(FAILURES, ages.failed),
+        "keys_forgotten": until_done(database, store.forget_keys, KEY_AGE, batch),
     }
 
 
-def until_done(database: Database, work: Batch, batch: int) -> int:
-    """Repeat one batch a transaction until there is none."""
+def until_done(database: Database, work: Batch, age: timedelta, batch: int) -> int:
+    """Repeat one batch a transaction, of what is older than `age`, until there is none."""
     total = 0
     while True:
         with database.write() as connection:
-            done = work(connection, database.now(connection), batch)
+            done = work(connection, database.now(connection) - age, batch)
         total += done
         if done < batch:
             return total

@@ -436,6 +436,18 @@ def test_ticks_at_once_record_each_occurrence_once(world: World) -> None:
     assert all(row.planned_count == 10 for row in world.rows(Trigger))
 
 
+def test_a_start_touches_no_index(postgres_world: World) -> None:
+    """PostgreSQL keeps the row's new version beside the old one, since no indexed column changes."""
+    world = postgres_world
+    world.create(target=HTTP)
+    world.tick(horizon=0)
+    with world.database.write() as connection:
+        ready = deliver.prepare(connection, world.ids(), "http", world.now)
+        assert len(deliver.start(connection, ready.jobs, world.now)) == 1
+        hot = "SELECT pg_stat_get_xact_tuples_hot_updated(CAST('events' AS regclass))"
+        assert connection.execute(text(hot)).scalar_one() == 1
+
+
 def test_a_tick_with_much_to_do_calls_for_help(world: World) -> None:
     """Who helps leaves what is not a full batch; what it took is not planned again."""
     for number in range(31):

@@ -267,7 +267,7 @@ def purged_unfinished() -> Patches:
         retention,
         "ARCHIVE",
         retention.ARCHIVE.replace(
-            "status IN ('succeeded', 'failed', 'skipped', 'cancelled')\n    AND finished_at",
+            "{ended} AND finished_at",
             "attempt > 0 AND started_at",
         ),
     )

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, func, select, union_all
 
 from models.event import Event
 from models.history import Node
-from models.states import FINAL, PLANNED, EventState, Status, TriggerState
+from models.states import PLANNED, EventState, Reason, Status, TriggerState
 from models.trigger import Trigger
 from triggers.store.reads import with_names
 from triggers.store.views import View, event_view
@@ -89,18 +89,21 @@ def moving_events(
         wanted = wanted.where(Event.trigger_id == trigger_id)
     if status is not None:
         wanted = wanted.where(Event.status == status)
-    # Two statements in one, since each has an index of its own.
-    ended = wanted.where(
-        Event.state == EventState.ACTIVE,
-        Event.status.in_(FINAL),
-        Event.finished_at.is_not(None),
-        Event.finished_at > since,
-    ).order_by(Event.finished_at.desc())
+    # Several statements in one, since each has a range of an index of its own.
+    ended = [
+        wanted.where(
+            Event.state == EventState.ACTIVE,
+            reason,
+            Event.finished_at.is_not(None),
+            Event.finished_at > since,
+        ).order_by(Event.finished_at.desc())
+        for reason in (Event.reason.is_(None), Event.reason.in_(list(Reason)))
+    ]
     under_way = wanted.where(Event.recheck_at.is_not(None))
     if status != Status.PENDING:
         under_way = under_way.where(Event.attempt > 0)
-    both = union_all(select(ended.subquery()), select(under_way.subquery()))
-    return sorted(map(event_view, connection.execute(with_names(both.subquery()))), key=last_change)
+    moving = union_all(*[select(one.subquery()) for one in (*ended, under_way)])
+    return sorted(map(event_view, connection.execute(with_names(moving.subquery()))), key=last_change)
 
 
 def last_change(event: View) -> str:

@@ -10,27 +10,33 @@ from sqlalchemy import Connection, text
 
 from models.account import MODULUS, sum_of
 from models.base import Id, Instant
-from models.states import EventState, Source, Status, one_of
+from models.states import Reason, Source, one_of
 from triggers.store import bulk
 
 ARCHIVE = """
 UPDATE events SET state = 'archived' WHERE id IN (
-  SELECT id FROM events WHERE state = 'active' AND status IN ('succeeded', 'failed', 'skipped', 'cancelled')
-    AND finished_at < :before LIMIT :most {skip})
+  SELECT id FROM events WHERE state = 'active' AND {ended} AND finished_at < :before LIMIT :most {skip})
 """
+Ended = tuple[Reason, ...] | None  # the reasons of some finished events; None: succeeded
 
 
-def archive(connection: Connection, before: datetime, most: int) -> int:
-    """Archive up to `most` events that were finished before an instant; how many."""
+def archive(connection: Connection, before: datetime, most: int, ended: Ended) -> int:
+    """Archive up to `most` events that ended so before an instant; how many."""
     bulk.plan_anew(connection)
     skip = "FOR NO KEY UPDATE SKIP LOCKED" if bulk.is_postgres(connection) else ""
     parameters = bulk.instants(connection, {"before": before, "most": most})
-    return connection.execute(text(ARCHIVE.replace("{skip}", skip)), parameters).rowcount
+    statement = text(ARCHIVE.format(ended=condition(ended), skip=skip))
+    return connection.execute(statement, parameters).rowcount
+
+
+def condition(ended: Ended) -> str:
+    """In SQL, so that the index of finished events serves."""
+    return "reason IS NULL" if ended is None else one_of("reason", ended)
 
 
 OLD = """
 SELECT id, trigger_id, scheduled_for, status, source, coalesced, coalesced_from, started_at FROM events
-WHERE state = :state AND {statuses} AND finished_at < :before LIMIT :most {skip}
+WHERE state = 'archived' AND {ended} AND finished_at < :before LIMIT :most {skip}
 """
 DELETE = "DELETE FROM events WHERE id {ids}"
 ACCOUNTED = (
@@ -58,19 +64,17 @@ WHERE triggers.id = r.id AND (triggers.last_fired_at IS NULL OR triggers.last_fi
 """
 
 
-def delete(
-    connection: Connection, state: EventState, statuses: Sequence[Status], before: datetime, most: int
-) -> int:
-    """Delete up to `most` events of these fates that were finished before an instant; how many.
+def delete(connection: Connection, before: datetime, most: int, ended: Ended) -> int:
+    """Delete up to `most` archived events that ended so before an instant; how many.
 
     What they stood for is added to the account of their triggers in the same transaction.
     """
     bulk.plan_anew(connection)
     skip = "FOR UPDATE SKIP LOCKED" if bulk.is_postgres(connection) else ""
-    statement = text(OLD.format(statuses=one_of("status", tuple(statuses)), skip=skip)).columns(
+    statement = text(OLD.format(ended=condition(ended), skip=skip)).columns(
         id=Id, trigger_id=Id, scheduled_for=Instant, coalesced_from=Instant, started_at=Instant
     )
-    parameters = bulk.instants(connection, {"state": str(state), "before": before, "most": most})
+    parameters = bulk.instants(connection, {"before": before, "most": most})
     rows = connection.execute(statement, parameters).all()
     if not rows:
         return 0

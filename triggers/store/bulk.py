@@ -24,6 +24,7 @@ TYPES = {
     "dispatches": "int",
     "coalesced": "bigint",
     "counted": "bigint",
+    "planned_count": "bigint",
     "exhausted": "boolean",
     "month": "date",
     "events": "bigint",

@@ -61,6 +61,7 @@ TABLES = (
         ("database", ("database",)), ("case", ("case",)), ("starts", ("starts",)), ("p50 ms", ("p50_ms",)),
         ("p99 ms", ("p99_ms",)), ("max ms", ("max_ms",)), ("early", ("early",)),
         ("a sleep's p99 ms", ("sleep_p99_ms",)),
+        ("the disk's worst ms", ("disk_max_ms",)),
     )),
     Columns("create", (
         ("database", ("database",)), ("one by one/s", ("one_by_one", "per_second")),

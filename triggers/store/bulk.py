@@ -8,7 +8,7 @@ from datetime import date, datetime
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult, TextClause, text
+from sqlalchemy import Connection, CursorResult, TextClause, column, text
 from sqlalchemy.sql.expression import TextualSelect
 
 from models.base import Instant, instant_text
@@ -120,8 +120,8 @@ def bind_groups(
         rows = [(list(map("".join, zip(*ids, strict=True))), *values) for ids, values in groups]
         return {"rows": json.dumps(rows, default=plain)}
     parameters = bind(connection, shared, [values for _, values in groups])
-    for index, column in enumerate(own):
-        parameters[column] = [array(column, ids[index]) for ids, _ in groups]
+    for index, name in enumerate(own):
+        parameters[name] = [array(name, ids[index]) for ids, _ in groups]
     return parameters
 
 
@@ -192,7 +192,10 @@ def sql(connection: Connection, statement: str) -> TextClause:
 
 
 def typed(connection: Connection, statement: str, **types: Any) -> TextualSelect:
-    """As `sql`, with the types of the columns that it returns."""
+    """As `sql`, with all the columns that it returns, in their order, and their types (None: the driver's).
+
+    In their order, because matching them by name takes SQLAlchemy as long as the statement.
+    """
     return select_of(sql(connection, statement), tuple(types.items()))
 
 
@@ -205,4 +208,4 @@ def clause(statement: str) -> TextClause:
 @lru_cache(maxsize=500)
 def select_of(made: TextClause, types: tuple[tuple[str, Any], ...]) -> TextualSelect:
     """A textual statement with its columns, made once."""
-    return made.columns(**dict(types))
+    return made.columns(*[column(name, type_) for name, type_ in types])

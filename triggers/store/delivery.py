@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, TextClause, bindparam
-from sqlalchemy.types import String
+from sqlalchemy.types import Boolean, String
 
 from models.base import Id, Instant, Json
 from models.states import Reason, Status
@@ -52,11 +52,17 @@ JOB_TYPES: dict[str, Any] = {
     "due_at": Instant,
     "misfire_at": Instant,
     "source": String,
+    "attempt": None,
     "payload": Json,
     "started_at": Instant,
+    "name": String,
+    "target_type": String,
     "target": Json,
+    "secret": String,
     "retry": Json,
     "policy": Json,
+    "consecutive_failures": None,
+    "exhausted": Boolean,
     "next_at": Instant,
 }
 LOOK = """
@@ -85,7 +91,7 @@ def start(connection: Connection, ids: Sequence[str], now: datetime, lease: date
     """Begin an attempt at each; the attempt's number of those that were won."""
     if not ids:
         return {}
-    statement = bulk.typed(connection, START, id=Id)
+    statement = bulk.typed(connection, START, id=Id, attempt=None)
     parameters = bulk.instants(connection, {"now": now, "lease": lease})
     found = connection.execute(statement, parameters | {"ids": bulk.ids(connection, ids)})
     return {row.id: row.attempt for row in found}
@@ -129,7 +135,7 @@ def complete(connection: Connection, ids: Sequence[str], now: datetime) -> dict[
     """Start and finish in one: for targets whose work is done before the commit. Who was won."""
     if not ids:
         return {}
-    statement = bulk.typed(connection, COMPLETE.replace("{completed}", COMPLETED), id=Id)
+    statement = bulk.typed(connection, COMPLETE.replace("{completed}", COMPLETED), id=Id, attempt=None)
     parameters = bulk.instants(connection, {"now": now})
     found = connection.execute(statement, parameters | {"ids": bulk.ids(connection, ids)})
     return {row.id: row.attempt for row in found}
@@ -340,5 +346,5 @@ NAMES = "SELECT e.id, t.name FROM events e JOIN triggers t ON t.id = e.trigger_i
 
 def names(connection: Connection, ids: Iterable[str]) -> dict[str, str]:
     """The names of these events' triggers."""
-    statement = bulk.typed(connection, NAMES, id=Id)
+    statement = bulk.typed(connection, NAMES, id=Id, name=String)
     return {row.id: row.name for row in connection.execute(statement, {"ids": bulk.ids(connection, ids)})}

@@ -156,7 +156,7 @@ RETURNING trigger_id, coalesced
 
 def drop_planned(connection: Connection, ids: Sequence[str], now: datetime) -> Counter[str]:
     """Remove what is planned for later than `now` and never started; how many occurrences of each."""
-    statement = bulk.typed(connection, DROP, trigger_id=Id)
+    statement = bulk.typed(connection, DROP, trigger_id=Id, coalesced=None)
     parameters = bulk.instants(connection, {"now": now}) | {"ids": bulk.ids(connection, ids)}
     gone: Counter[str] = Counter()
     for row in connection.execute(statement, parameters):

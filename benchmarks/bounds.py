@@ -111,7 +111,7 @@ def of_memory(lines: Sequence[Line]) -> Iterator[Judged]:
                 what = MEMORY.format(process=process, database=line["database"])
                 bound = Bound(what, "memory", (), one["must_stay_under_mb"], None, "MB", True)
                 # What is shared counts in part at rest; a burst's peak is only known with all of it.
-                yield Judged(bound, what, one["peak_rss_mb" if "burst" in process else "pss_mb"])
+                yield Judged(bound, what, one["peak_rss_mb" if "burst" in process else "rss_mb"])
     for process, most in () if its else UNMEASURED_MEMORY:
         what = MEMORY.partition(",")[0].format(process=process)
         yield Judged(Bound(what, "memory", (), most, None, "MB", True), what, None)

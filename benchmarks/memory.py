@@ -6,8 +6,8 @@ At rest is: the endpoint has answered requests, beat has ticked, every process o
 tasks, and then nothing happens for a few seconds. Pages that processes share (a pool's processes are forks of
 their worker, and all of them have the same libraries) count in equal parts in the proportional set size
 (PSS), which therefore add up, and in full in the resident set size (RSS), which is what a process needs that
-is alone on its machine. PSS is held against what must be reached; the peak is the kernel's own note of the
-largest RSS there ever was (VmHWM), and is held against it where a burst makes it. Linux only.
+is alone on its machine, and is held against what must be reached; where a burst makes it the peak is, the
+kernel's own note of the largest RSS there ever was (VmHWM). Linux only.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,7 +24,7 @@ from typing import Any
 from benchmarks import burst, stored
 from benchmarks.celery_tasks import publish
 from benchmarks.create import requests, send_all, start_server
-from benchmarks.harness import Site, now, report, site, table
+from benchmarks.harness import Site, meanwhile, now, report, site, table
 from benchmarks.http_deliveries import BODY, start_sink
 from benchmarks.workers import wal_bytes
 from celery_config.dispatch import dispatch
@@ -86,24 +85,17 @@ def connections(place: Site, processes: dict[str, Process]) -> Iterator[dict[str
     assert place.postgres is not None
     port = place.postgres.port
     most = dict.fromkeys(processes, 0)
-    ended = threading.Event()
 
     def look() -> None:
-        while not ended.wait(LOOK_SECONDS):
-            sockets = sockets_to(port)
-            for name, process in processes.items():
-                pids = (process.pid, *process.descendants())
-                if name == MAIN:
-                    pids = (process.pid,)
-                most[name] = max(most[name], *(len(sockets & sockets_of(pid)) for pid in pids))
+        sockets = sockets_to(port)
+        for name, process in processes.items():
+            pids = (process.pid, *process.descendants())
+            if name == MAIN:
+                pids = (process.pid,)
+            most[name] = max(most[name], *(len(sockets & sockets_of(pid)) for pid in pids))
 
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    try:
+    with meanwhile(look, LOOK_SECONDS):
         yield most
-    finally:
-        ended.set()
-        thread.join()
 
 
 def sockets_to(port: int) -> set[str]:

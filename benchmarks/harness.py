@@ -10,8 +10,9 @@ import signal
 import sqlite3
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -168,6 +169,24 @@ def site(kind: str) -> Iterator[Site]:
             yield Site(kind, directory, database, url, valkey, stack, server)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def meanwhile(look: Callable[[], object], every_seconds: float) -> Iterator[None]:
+    """Look again and again, on a thread of its own."""
+    ended = threading.Event()
+
+    def go_on() -> None:
+        while not ended.wait(every_seconds):
+            look()
+
+    thread = threading.Thread(target=go_on, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def now() -> datetime:

@@ -12,14 +12,13 @@ asked fifty times a second; `processor` means that they wait for nothing but a c
 from __future__ import annotations
 
 import argparse
-import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from benchmarks import burst, stored
-from benchmarks.harness import Site, cpu_seconds, machine, report, site, table
+from benchmarks.harness import Site, cpu_seconds, machine, meanwhile, report, site, table
 from tests.processes import Process
 
 KIND = "postgresql"
@@ -40,21 +39,14 @@ WAL = "SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn AS bytes"
 def waits(place: Site) -> Iterator[Counter[str]]:
     """What busy backends wait for, as often as it was seen."""
     found: Counter[str] = Counter()
-    ended = threading.Event()
+    with place.unhurried(autocommit=True) as driver:
 
-    def look() -> None:
-        with place.unhurried(autocommit=True) as driver:
-            while not ended.wait(ASK_SECONDS):
-                for waits_for, backends in driver.execute(WAITS).fetchall():
-                    found[waits_for] += backends
+        def look() -> None:
+            for waits_for, backends in driver.execute(WAITS).fetchall():
+                found[waits_for] += backends
 
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    try:
-        yield found
-    finally:
-        ended.set()
-        thread.join()
+        with meanwhile(look, ASK_SECONDS):
+            yield found
 
 
 def used(groups: dict[str, list[Process]]) -> dict[str, float]:

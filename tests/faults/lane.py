@@ -108,27 +108,22 @@ class Lane:
         self.directory = directory
         self.chance = random.Random(f"{name}-{seed}")
         self.fleet = Fleet()
-        self._stack = ExitStack()
         self.notes: list[str] = []
         self.disk: Path | None = None  # where SQLite's file is, when its space is bounded
 
     def __enter__(self) -> Self:
         self.directory.mkdir(parents=True)
-        try:
+        with ExitStack() as stack:
+            self._stack = stack
             self._start_servers()
             self._start_targets()
             self._start_installation()
-        except BaseException as error:
-            self.__exit__(type(error), error, error.__traceback__)
-            raise
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if hasattr(self, "client"):
-            self.client.stop()
-        self.fleet.stop()
         self._stack.__exit__(kind, error, trace)
 
     # Start
@@ -206,6 +201,7 @@ class Lane:
         for document in triggers(self.targets):
             self.create(document)
         self.api_port = free_port()
+        self._stack.callback(self.fleet.stop)
         first = [
             self.fleet.add(*self.worker("worker-a")),
             self.fleet.add(*self.worker("worker-b", pool="solo")),
@@ -218,6 +214,7 @@ class Lane:
         self.fleet.watch()
         self.client = Client(f"http://127.0.0.1:{self.api_port}", self.targets)
         self.client.start()
+        self._stack.callback(self.client.stop)
 
     # Processes
 

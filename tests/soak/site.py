@@ -44,21 +44,17 @@ class Site:
         self.keep_seconds = keep_seconds
         self.postgres: PostgreSQL | None = None
         self.processes: dict[str, Process] = {}
-        self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        try:
+        with ExitStack() as stack:
+            self._stack = stack
             self._start()
-        except BaseException as error:
-            self.__exit__(type(error), error, error.__traceback__)
-            raise
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if hasattr(self, "client"):
-            self.client.stop()
         self._stack.__exit__(kind, error, trace)
 
     def _start(self) -> None:
@@ -109,6 +105,7 @@ class Site:
             self.processes[name].expect(ready, START_SECONDS)
         self.client = Client(f"http://127.0.0.1:{api_port}", self.targets)
         self.client.start()
+        self._stack.callback(self.client.stop)
 
     def create_standing(self) -> None:
         """A trigger for each occurrence a second."""

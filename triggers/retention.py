@@ -42,7 +42,7 @@ def update_event_states(database: Database, ages: Ages, batch: int = BATCH) -> d
         return until_done(database, partial(store.delete, ended=ended), age, batch)
 
     return {
-        "archived": archive(None) + archive(NOT_RUN) + archive(FAILURES),
+        "archived": archive(None) + archive(NOT_RUN + FAILURES),
         "deleted": delete(None, ages.archived)
         + delete(NOT_RUN, ages.archived)
         + delete(FAILURES, ages.failed),

@@ -19,6 +19,7 @@ from models.states import Reason, Status
 from triggers import planning
 from triggers.deliver import finish_lost
 from triggers.logs import step
+from triggers.settings import PLANNING_MARGIN_SECONDS
 from triggers.store import delivery, lifecycle, plan
 from triggers.store.reads import last_tick_at
 
@@ -28,7 +29,7 @@ MOST_EVENTS = 10_000  # events in one transaction, and a trigger's batch more
 GRACE = plan.GRACE
 MOST_DISPATCHES = 1_000  # that are counted: the column has two bytes
 LARGEST_SKEW_SECONDS = 1.0  # of this machine's clock against the database's, before it is warned about
-MARGIN = timedelta(seconds=30)  # ahead of now a hint plans at least
+MARGIN = timedelta(seconds=PLANNING_MARGIN_SECONDS)  # ahead of now a hint plans at least
 LONGEST_GRACE = timedelta(minutes=5)  # so that a backlog does not amplify itself
 DOUBLINGS = 5  # of the grace, until it is the longest
 
@@ -221,7 +222,7 @@ def plan_each(
             set_aside(tick, connection, triggers, error)
             continue
         most = max(1, room // max(1, len(made.events)))
-        planned = plan.Alike(triggers.first, triggers.ids[:most], triggers.names[:most])
+        planned = triggers._replace(ids=triggers.ids[:most], names=triggers.names[:most])
         plans.append((made, planned))
         room -= len(made.events) * len(planned.ids)
         if made.rests:

@@ -17,10 +17,10 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery_config.lost import note
 from models.database import in_one_line
 from models.states import Status
-from triggers.definition.reading import task_allowed
 from triggers.deliver import Finish, Finished
 from triggers.outgoing import values_of
 from triggers.recorder import Recorder, begin, keepable
+from triggers.settings import task_allowed
 from triggers.store.delivery import Job
 from triggers.targets import Outcome
 from triggers.targets.placeholders import render

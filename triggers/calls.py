@@ -9,13 +9,16 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from triggers.deliver import Finished
 from triggers.lanes import CHUNK
 from triggers.outgoing import host_of, http_request
 from triggers.store.delivery import Job
 from triggers.targets import Outcome
-from triggers.targets.http import HttpCaller
+
+if TYPE_CHECKING:
+    from triggers.targets.http import HttpCaller
 
 PER_HOST = 100  # calls in flight to one host, so that one that hangs delays nobody else
 IN_FLIGHT = 2_000  # calls in flight in this process

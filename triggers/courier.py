@@ -30,7 +30,6 @@ from triggers.outgoing import values_of
 from triggers.store import delivery, lifecycle
 from triggers.store.delivery import Job
 from triggers.targets import log
-from triggers.targets.http import HttpCaller
 from triggers.targets.placeholders import render
 from triggers.tick import Dispatch, Hint
 
@@ -132,6 +131,8 @@ class Courier:
     # The loop
 
     def _run(self, ready: threading.Event) -> None:
+        from triggers.targets.http import HttpCaller  # 10 MB, for none but the process that delivers
+
         self._loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self._loop)
         self._threads = ThreadPoolExecutor(6, "courier-sql")

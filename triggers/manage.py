@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
@@ -24,11 +24,13 @@ from models.base import ids_from, new_id
 from models.states import Change, Reason, Source, Status, TriggerState
 from triggers import planning, tzdata
 from triggers import schedule as schedules
-from triggers.definition import TriggerDocument, check_payload
-from triggers.definition.reading import BEGINNING, MICROSECOND
 from triggers.errors import Conflict, InvalidSchedule, NameInUse, NotFound
 from triggers.logs import step
+from triggers.rfc3339 import BEGINNING, MICROSECOND
 from triggers.store import creation, definitions, plan
+
+if TYPE_CHECKING:
+    from triggers.definition import TriggerDocument
 
 log = logging.getLogger("triggerbeat.trigger")
 
@@ -254,6 +256,8 @@ def fire(connection: Connection, ref: str, now: Now, payload: Any = None) -> Fir
     """
     row, at = lock(connection, ref, now)  # or a delete could commit in between, and the event be stranded
     if payload is not None:
+        from triggers.definition import check_payload  # only here: 8 MB, which beat and workers save
+
         check_payload(row["target_type"], payload)
     event_id = definitions.insert_event(connection, row["id"], Source.MANUAL, at, at, payload=payload)
     return Fired(event_id, row["id"], row["name"], row["target_type"], at)

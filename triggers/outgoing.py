@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from triggers.store.delivery import Job
+from triggers.targets import HttpRequest
 from triggers.targets.address import parse_url
-from triggers.targets.http import HttpRequest
 from triggers.targets.placeholders import render
 
 

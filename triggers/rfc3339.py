@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta, timezone
 from triggers.errors import InvalidSchedule
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+BEGINNING = datetime.min.replace(tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)  # what instants are counted in
 
 _LONGEST = 64
 _MICROSECOND_DIGITS = 6

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from triggers.cron import Cron, parse_cron
 from triggers.errors import InvalidSchedule
-from triggers.rfc3339 import EPOCH, parse_instant, parse_moment
+from triggers.rfc3339 import BEGINNING, EPOCH, MICROSECOND, parse_instant, parse_moment
 from triggers.rules import CronRule, IntervalRule, ManualRule, OnceRule, Rule, Run
 from triggers.zones import DAY, FIRST_INSTANT, LAST_INSTANT, Zone, zone
 
@@ -28,8 +28,6 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "manual": ("type", *_BOUNDS),
 }
 _EXPRESSIONS_KEPT = 8_192
-_MICROSECOND = timedelta(microseconds=1)
-_BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +121,14 @@ def _refuse_never(schedule: Schedule) -> None:
     """Refuse bounds that leave nothing. The calendar itself is judged with the expression."""
     if isinstance(schedule.rule, _Unanchored) or (schedule.start is None and schedule.end is None):
         return
-    first = schedule.after(_BEGINNING if schedule.start is None else _just_before(schedule.start))
+    first = schedule.after(BEGINNING if schedule.start is None else _just_before(schedule.start))
     if first is None:
         raise InvalidSchedule("no occurrence within start_time and end_time: it can never fire",
                               "end_time" if schedule.end is not None else "start_time")  # fmt: skip
 
 
 def _just_before(instant: datetime) -> datetime:
-    return instant - _MICROSECOND if instant > _BEGINNING else instant
+    return instant - MICROSECOND if instant > BEGINNING else instant
 
 
 def _kind(schedule: Mapping[str, object]) -> str:

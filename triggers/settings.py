@@ -116,6 +116,11 @@ class Settings:
         return self
 
 
+def task_allowed(task: str, allowed: tuple[str, ...]) -> bool:
+    """Whether a task's name is one of `allowed`: exact names, or beginnings that end in `*`."""
+    return any(task.startswith(rule[:-1]) if rule.endswith("*") else task == rule for rule in allowed)
+
+
 def read_environment() -> dict[str, str]:
     """The environment over `.env`."""
     path = Path(".env")

@@ -46,6 +46,17 @@ def test_the_schedule_has_the_two_entries_and_nothing_else(tmp_path: Path) -> No
         }
 
 
+def test_beat_does_without_the_libraries_of_those_who_call_and_who_read(tmp_path: Path) -> None:
+    """aiohttp and pydantic are a fifth of its memory, and beat only sends two messages."""
+    script = (
+        "import sys, celery_config.celery_worker; print(*{'aiohttp', 'pydantic'} & set(sys.modules), 'end')"
+    )
+    with Installation(tmp_path, f"sqlite:///{tmp_path}/unused.db", "redis://unused") as installation:
+        process = installation.start("python", "-c", script, name="python", TASK_MODULES="json")
+        assert process.wait(30) == 0, process.output()
+        assert process.output().splitlines()[-1] == "end"
+
+
 def test_both_entries_are_due_at_the_start_and_then_at_their_interval(
     broker_url: str, sqlite_url: str, tmp_path: Path
 ) -> None:

@@ -22,8 +22,9 @@ import pytest
 from standardwebhooks.webhooks import Webhook
 
 from tests.sink import Sink
-from triggers.targets import Outcome
-from triggers.targets.http import HttpCaller, HttpRequest, check_headers
+from triggers.targets import HttpRequest, Outcome
+from triggers.targets.headers import check_headers
+from triggers.targets.http import HttpCaller
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 TOKEN = "Bearer very-private"

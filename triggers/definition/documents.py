@@ -27,7 +27,7 @@ from triggers.schedule_reader import (
     NO_OCCURRENCES,
 )
 from triggers.targets.address import MAX_URL_CHARACTERS
-from triggers.targets.http import MAX_HEADER_BYTES, MAX_HEADERS
+from triggers.targets.headers import MAX_HEADER_BYTES, MAX_HEADERS
 from triggers.targets.signing import MAX_CHARACTERS
 
 MAX_TAGS = 20

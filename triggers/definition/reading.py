@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import repeat
 from typing import Any
 
@@ -14,14 +14,13 @@ from triggers import schedule as schedules
 from triggers.definition.documents import CeleryTarget, HttpTarget, Schedule, Target, TriggerDocument
 from triggers.definition.strict_json import MAX_PROBLEMS, pointer, unstorable
 from triggers.errors import InvalidDocument, InvalidSchedule, InvalidUrl, Problem
-from triggers.settings import Settings
+from triggers.rfc3339 import BEGINNING, MICROSECOND
+from triggers.settings import Settings, task_allowed
 from triggers.targets.address import is_local_name, judge, parse_url
-from triggers.targets.http import wrong_headers
+from triggers.targets.headers import wrong_headers
 from triggers.targets.placeholders import NAMES, unknown_placeholders
 from triggers.targets.signing import check_secret, secret_warnings
 
-BEGINNING = datetime.min.replace(tzinfo=UTC)
-MICROSECOND = timedelta(microseconds=1)
 MAX_PROBLEMS_OF_ALL = 1_000  # of a list of triggers: each may be told of one
 UNIONS = ("schedule", "target")  # pydantic puts the tag of the chosen member into the location
 MESSAGES = {
@@ -154,11 +153,6 @@ def settle_target(target: Target, settings: Settings, found: list[Problem]) -> T
             found.append(Problem("/target/task", "not one of ALLOWED_TASKS"))
         return target.model_copy(update={"queue": queue})
     return target
-
-
-def task_allowed(task: str, allowed: tuple[str, ...]) -> bool:
-    """Whether a task's name is one of `allowed`: exact names, or beginnings that end in `*`."""
-    return any(task.startswith(rule[:-1]) if rule.endswith("*") else task == rule for rule in allowed)
 
 
 def check(found: list[Problem], at: str, judgement: Callable[[], object]) -> None:

@@ -11,10 +11,10 @@ from sqlalchemy import Row
 
 from models.states import Status
 from triggers.errors import InvalidSchedule
+from triggers.rfc3339 import MICROSECOND
 from triggers.schedule import fire_at, parse
 
 NEXT_OCCURRENCES = 5
-MICROSECOND = timedelta(microseconds=1)
 MILLISECOND = timedelta(milliseconds=1)
 
 View = dict[str, Any]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 
@@ -20,3 +22,23 @@ class Outcome:
     error: dict[str, str] | None = None
     retry_after: float | None = None
     gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """One attempt at an event, with its placeholders already filled in.
+
+    `body` is any JSON value, and None sends no body; `secret` is as in `targets.signing`, or None;
+    `scheduled_for` is aware; `timeout_seconds` bounds the whole attempt, from the lookup of the name to the
+    last byte read.
+    """
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+    body: Any
+    secret: str | None = field(repr=False)
+    event_id: str
+    scheduled_for: datetime
+    attempt: int
+    timeout_seconds: float

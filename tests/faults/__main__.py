@@ -1,4 +1,5 @@
-"""Run the faults: `python -m tests.faults [--seed S] [--minutes M] [--only NAME ...] [--lane NAME ...]`.
+"""Run the faults: `python -m tests.faults [--seed S] [--minutes M] [--jobs N] [--only NAME ...]
+[--lane NAME ...]`.
 
 Prints a row for each fault and, last, one line of JSON. That and a picture of each lane are left in a
 directory of the run's own. Exit status 1 when anything was lost, doubled or invented, or a bound was not
@@ -14,17 +15,15 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
-import traceback
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
-from tests.faults.catalogue import ALL, FAULTS, Fault
-from tests.faults.nemesis import Outcome, applicable, run_lane
+from tests.faults.beside import Plan, beside
+from tests.faults.catalogue import ALL, FAULTS
+from tests.faults.nemesis import Outcome
 
 RESULTS = Path("results")
-SHOWN = 5
-LONG = ("broker-freeze-long",)  # only when asked for
+JOBS = 2  # lanes at the same time
 
 
 def main() -> int:
@@ -39,26 +38,21 @@ def main() -> int:
     results.mkdir(parents=True, exist_ok=True)
     print(f"seed {arguments.seed}, logs in {directory}, pictures in {results}", flush=True)
     heading()
-    outcomes: list[Outcome] = []
-    left = [lane for lane in ALL if lane in (arguments.lane or ALL)]
-    end = time.monotonic() + 60 * arguments.minutes
-    planned, broken = 0, 0
-    while left:
-        lane, share = left[0], (end - time.monotonic()) / len(left)
-        faults = order(lane, arguments.only, arguments.seed)
-        planned += len(faults)
-        until = time.monotonic() + share
-        try:
-            picture = results / f"{lane}.svg"
-            run_lane(lane, faults, directory / lane, arguments.seed, until, partial(tell, outcomes), picture)
-        except Exception:  # the other lanes have something to say all the same
-            traceback.print_exc()
-            broken += 1
-        left.pop(0)
+    lanes = [lane for lane in ALL if lane in (arguments.lane or ALL)]
+    share = 60 * arguments.minutes * min(arguments.jobs, len(lanes)) / len(lanes)
+    plans = [
+        Plan(lane, arguments.only, arguments.seed, directory / lane, share, results / f"{lane}.svg")
+        for lane in lanes
+    ]
+    reports = beside(plans, arguments.jobs)
+    outcomes = [outcome for report in reports for outcome in report.outcomes]
     failed = [outcome for outcome in outcomes if outcome.verdict != "ok"]
-    done = sum(outcome.fault != "whole-run" for outcome in outcomes)
+    broken = sum(report.broken for report in reports)
     ok = not failed and not broken
-    print(f"{done} of {planned} faults, {len(failed)} not ok, {broken} lanes broken off")
+    print(f"{faults_of(outcomes)}, {len(failed)} verdicts not ok, {broken} lanes broken off")
+    for report in reports:
+        if report.left_out:
+            print(f"no time for, on {report.lane}: {', '.join(report.left_out)}")
     document = {"seed": arguments.seed, "ok": ok, "faults": [one.document() for one in outcomes]}
     (results / "results.json").write_text(json.dumps(document) + "\n")
     print(json.dumps(document))
@@ -70,7 +64,8 @@ def main() -> int:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Real processes under faults")
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
-    parser.add_argument("--minutes", type=float, default=56, help="for all lanes together (default: 56)")
+    parser.add_argument("--minutes", type=float, default=55, help="for all lanes together (default: 55)")
+    parser.add_argument("--jobs", type=int, default=JOBS, help=f"lanes at the same time (default: {JOBS})")
     parser.add_argument("--only", nargs="+", choices=sorted(FAULTS), default=[], metavar="NAME")
     parser.add_argument("--lane", nargs="+", choices=ALL, default=[], metavar="NAME", help=", ".join(ALL))
     parser.add_argument("--list", action="store_true", help="name the faults and end")
@@ -79,13 +74,14 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def order(lane: str, only: list[str], seed: int) -> list[Fault]:
-    """As they were named, or shuffled by the seed, the calm first."""
-    if only:
-        return applicable(lane, only)
-    faults = [fault for fault in applicable(lane) if fault.name not in LONG]
-    random.Random(f"order-{lane}-{seed}").shuffle(faults)
-    return sorted(faults, key=lambda fault: fault.name != "calm")
+def faults_of(outcomes: Sequence[Outcome]) -> str:
+    """How many, and what was checked."""
+    runs = sum(outcome.fault not in ("calm", "whole-run") for outcome in outcomes)
+    whole = [outcome for outcome in outcomes if outcome.fault == "whole-run"]
+    occurrences, deliveries = (
+        sum(getattr(one, name) for one in whole) for name in ("occurrences", "deliveries")
+    )
+    return f"{runs} faults, {occurrences:,} occurrences, {deliveries:,} deliveries"
 
 
 def heading() -> None:
@@ -94,24 +90,6 @@ def heading() -> None:
         f"{'again':>6}{'creates':>8}{'p99':>8}  verdict",
         flush=True,
     )
-
-
-def tell(outcomes: list[Outcome], outcome: Outcome) -> None:
-    """A row of the table, and what is wrong under it."""
-    outcomes.append(outcome)
-    recovery = "never" if outcome.recovery is None else f"{outcome.recovery:.1f}"
-    create = "" if outcome.create_p99_ms is None else f"{outcome.create_p99_ms:.0f} ms"
-    notes = f" ({'; '.join(outcome.notes)})" if outcome.notes else ""
-    print(
-        f"{outcome.fault:<27}{outcome.lane:<21}{outcome.took:>6.0f}{recovery:>9}{outcome.bound:>6.0f}"
-        f"{outcome.occurrences:>8}{outcome.deliveries:>8}{outcome.again:>6}{outcome.creates:>8}{create:>8}  "
-        f"{outcome.verdict}{notes}"
-    )
-    for line in [*outcome.slow, *outcome.wrong[:SHOWN]]:
-        print(f"    {line}")
-    if len(outcome.wrong) > SHOWN:
-        print(f"    and {len(outcome.wrong) - SHOWN} more")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -62,7 +62,7 @@ def applicable(lane: str, only: Sequence[str] = ()) -> list[Fault]:
 
 def run_lane(
     name: str,
-    faults: Sequence[Fault],
+    faults: Iterable[Fault],
     directory: Path,
     seed: int,
     until: float,

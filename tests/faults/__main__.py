@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import shutil
 import signal
@@ -34,6 +35,7 @@ def main() -> int:
         return 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # or what is mounted would stay behind
     directory = Path(tempfile.mkdtemp(prefix="triggerbeat-faults-"))
+    os.environ["TMPDIR"] = str(directory)  # billiard leaves a directory there in each lane's process
     results = arguments.results or RESULTS / f"faults-{arguments.seed}"
     results.mkdir(parents=True, exist_ok=True)
     print(f"seed {arguments.seed}, logs in {directory}, pictures in {results}", flush=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -75,7 +74,6 @@ def beside(plans: Sequence[Plan], jobs: int) -> list[Report]:
 def run_plan(plan: Plan, sender: Connection) -> None:
     """Run one lane, and send what came of it."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    tempfile.tempdir = str(plan.directory.parent)  # billiard leaves one there in a process like this
     report = Report(plan.lane)
     until = time.monotonic() + plan.seconds
     tell_this = partial(tell, report.outcomes)

@@ -26,6 +26,7 @@ from triggers import deliver
 from triggers.calls import Calls
 from triggers.deliver import Finish, Finished, Released
 from triggers.lanes import CHUNK, Batch, Lane, SharedClock
+from triggers.logs import together
 from triggers.outgoing import values_of
 from triggers.store import delivery, lifecycle
 from triggers.store.delivery import Job
@@ -270,10 +271,11 @@ class Courier:
 
     def _report_logs(self, done: Finish, now: datetime) -> None:
         jobs = [one.job for one, _ in done.won]
-        deliver.started(jobs)
-        for job in jobs:
-            log.write(job.name, job.id, job.scheduled_for, render(job.target["message"], values_of(job)))
-        deliver.finished(done, now)
+        with together():
+            deliver.started(jobs)
+            for job in jobs:
+                log.write(job.name, job.id, job.scheduled_for, render(job.target["message"], values_of(job)))
+            deliver.finished(done, now)
 
     # celery
 

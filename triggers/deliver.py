@@ -17,7 +17,7 @@ from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError
 from models.states import PLANNED, Change, Reason, Status
 from triggers import manage, retry
 from triggers.errors import Conflict, NotFound
-from triggers.logs import step
+from triggers.logs import step, together
 from triggers.store import delivery, lifecycle, plan
 from triggers.store.delivery import Job
 from triggers.store.plan import Unattended
@@ -186,9 +186,10 @@ def began(job: Job, attempt: int, now: datetime) -> None:
 
 def started(jobs: Sequence[Job]) -> None:
     """Log that these attempts began; after the commit."""
-    for job in jobs:
-        assert job.attempt_started_at is not None
-        report(job, "started", status=Status.RUNNING, late=lateness(job, job.attempt_started_at))
+    with together():
+        for job in jobs:
+            assert job.attempt_started_at is not None
+            report(job, "started", status=Status.RUNNING, late=lateness(job, job.attempt_started_at))
 
 
 def lateness(job: Job, now: datetime) -> float:
@@ -393,21 +394,25 @@ def count_failure(connection: Connection, job: Job, now: datetime) -> None:
 
 def finished(done: Finish, now: datetime) -> None:
     """Log how these attempts ended; after the commit."""
-    for one, made in done.won:
-        again = made.status == Status.PENDING
-        report(
-            one.job,
-            "retrying" if again else str(made.status),
-            status=made.status,
-            took=(now - one.job.attempt_started_at).total_seconds() if one.job.attempt_started_at else None,
-            reason=made.reason,
-            error=f"{one.outcome.error['type']}: {one.outcome.error['message']}"
-            if one.outcome.error
-            else None,
-            next_attempt_at=made.due_at,
-        )
-    for one in done.refused:
-        report(one.job, "refused", reason="the attempt is not the current one any more")
+    with together():
+        for one, made in done.won:
+            report_end(one, made, now)
+        for one in done.refused:
+            report(one.job, "refused", reason="the attempt is not the current one any more")
+
+
+def report_end(one: Finished, made: retry.Decision, now: datetime) -> None:
+    """One line for the end of an attempt."""
+    began, error = one.job.attempt_started_at, one.outcome.error
+    report(
+        one.job,
+        "retrying" if made.status == Status.PENDING else str(made.status),
+        status=made.status,
+        took=(now - began).total_seconds() if began else None,
+        reason=made.reason,
+        error=f"{error['type']}: {error['message']}" if error else None,
+        next_attempt_at=made.due_at,
+    )
 
 
 DONE = Outcome(True)

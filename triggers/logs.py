@@ -8,7 +8,14 @@ from __future__ import annotations
 import json
 import logging
 import logging.config
+import logging.handlers
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
+from select import PIPE_BUF
 from typing import Any
 
 from triggers.settings import Settings
@@ -26,10 +33,14 @@ ORDER = (
     "error",
     "message",
 )
+ORDERED = frozenset(ORDER)
 CONTINUED = "\n    "  # a line that does not begin with an instant belongs to the one above it
 
 # Libraries that say at INFO what nobody asked.
 QUIET = ("alembic", "asyncio", "aiohttp.access")
+
+_WORD = re.compile(r"[!#-<>-\[\]-~]+")  # visible ASCII, neither quote, equals sign nor backslash
+_thread = threading.local()
 
 
 def configure(settings: Settings, level: int | str | None = None, logfile: str | None = None) -> None:
@@ -47,8 +58,8 @@ def dictionary(
 ) -> dict[str, Any]:
     """The configuration in the form of `logging.config.dictConfig`, which gunicorn takes too."""
     formatter = JsonFormatter if settings.log_format == "json" else TextFormatter
-    stream = {"class": "logging.StreamHandler", "stream": "ext://sys.stderr"}
-    file = {"class": "logging.handlers.WatchedFileHandler", "filename": logfile, "encoding": "utf-8"}
+    stream = {"class": "triggers.logs.StreamHandler", "stream": "ext://sys.stderr"}
+    file = {"class": "triggers.logs.FileHandler", "filename": logfile, "encoding": "utf-8"}
     ours: dict[str, Any] = {"handlers": [], "propagate": True}
     return {
         "version": 1,
@@ -75,22 +86,93 @@ def step(logger: logging.Logger, verb: str, *, level: int = logging.INFO, **fiel
     looked at, unless somebody listens at `level`.
     """
     if logger.isEnabledFor(level):
-        logger.log(level, Step(verb, fields), stacklevel=2)
+        # Not by `log`, which looks for the line of code that called: nobody reads that of a step.
+        logger.handle(logger.makeRecord(logger.name, level, "", 0, Step(verb, fields), (), None))
 
 
 class Step:
     """A step's verb and fields, formatted only when a handler asks."""
 
-    __slots__ = ("fields", "verb")
+    __slots__ = ("_given", "verb")
 
     def __init__(self, verb: str, fields: dict[str, Any]) -> None:
         self.verb = verb
-        names = [name for name in ORDER if name in fields]
-        names += [name for name in fields if name not in ORDER]
-        self.fields = {name: plain(fields[name]) for name in names if fields[name] is not None}
+        self._given = fields
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields in their order, without those that are None, as JSON has their values."""
+        given = self._given
+        names = [name for name in ORDER if name in given]
+        names += [name for name in given if name not in ORDERED]
+        return {name: plain(given[name]) for name in names if given[name] is not None}
 
     def __str__(self) -> str:
-        return " ".join([self.verb, *(f"{name}={quoted(value)}" for name, value in self.fields.items())])
+        return " ".join([self.verb, *[f"{name}={quoted(value)}" for name, value in self.fields.items()]])
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Write what this thread logs meanwhile at the end, many lines at once.
+
+    After each write a thread waits for its turn to go on, for up to a millisecond where others compute.
+    """
+    if getattr(_thread, "held", None) is not None:
+        yield  # somebody further out writes
+        return
+    held: dict[Handler, list[str]] = {}
+    _thread.held = held
+    try:
+        yield
+    finally:
+        del _thread.held
+        for handler, lines in held.items():
+            handler.write(lines)
+
+
+class Lines(logging.LogRecord):
+    """Some lines that are formatted already."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        super().__init__("", logging.NOTSET, "", 0, "\n".join(lines), (), None)
+
+
+class Handler(logging.Handler):
+    """Knows `together`."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        held: dict[Handler, list[str]] | None = getattr(_thread, "held", None)
+        if held is None or isinstance(record, Lines):
+            super().emit(record)
+            return
+        try:
+            held.setdefault(self, []).append(self.format(record))
+        except Exception:
+            self.handleError(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return record.getMessage() if isinstance(record, Lines) else super().format(record)
+
+    def write(self, lines: Sequence[str]) -> None:
+        """In portions that stay whole in a pipe, which a pool's processes write to as well."""
+        portion: list[str] = []
+        size = 0
+        for line in lines:
+            length = 1 + (len(line) if line.isascii() else len(line.encode(errors="replace")))
+            if portion and size + length > PIPE_BUF:
+                self.handle(Lines(portion))
+                portion, size = [], 0
+            portion.append(line)
+            size += length
+        self.handle(Lines(portion))
+
+
+class StreamHandler(Handler, logging.StreamHandler):  # type: ignore[type-arg]
+    """To standard error."""
+
+
+class FileHandler(Handler, logging.handlers.WatchedFileHandler):
+    """To the file of a command's own `--logfile`."""
 
 
 class TextFormatter(logging.Formatter):
@@ -131,25 +213,42 @@ class JsonFormatter(TextFormatter):
 
 def plain(value: Any) -> Any:
     """A field's value as JSON has it: instants in RFC 3339 in UTC, seconds with three decimals."""
+    if isinstance(value, str):
+        return str(value)  # also where it is the member of an enumeration
     if isinstance(value, float):
         return round(value, 3) + 0.0  # not -0.0
     if isinstance(value, datetime):
-        form = "microseconds" if value.microsecond else "seconds"
-        return value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec=form) + "Z"
+        return rfc3339(value)
     if isinstance(value, bool | int):
         return value
     return str(value)
 
 
+@lru_cache(64)
+def rfc3339(at: datetime) -> str:
+    """An instant in UTC, to the second where it is a whole one."""
+    form = "microseconds" if at.microsecond else "seconds"
+    return at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec=form) + "Z"
+
+
 def quoted(value: Any) -> str:
     """A field's value in a text line: bare when it is one visible word, else as a JSON string."""
+    if isinstance(value, str):
+        return value if _WORD.fullmatch(value) or is_word(value) else in_quotes(value)
     if isinstance(value, float):
         return f"{value:.3f}"
     if isinstance(value, bool):
         return str(value).lower()
-    text = str(value)
-    if text and text.isprintable() and not any(mark in text for mark in ' "=\\'):
-        return text
+    return str(value)
+
+
+def is_word(text: str) -> bool:
+    """Whether it is one visible word of any script."""
+    return bool(text) and text.isprintable() and not any(mark in text for mark in ' "=\\')
+
+
+def in_quotes(text: str) -> str:
+    """The text as a JSON string, in ASCII when it could move a terminal's cursor."""
     return json.dumps(text, ensure_ascii=not text.isprintable())
 
 
@@ -162,4 +261,11 @@ def visible(line: str) -> str:
 
 def instant(seconds: float) -> str:
     """A record's time: RFC 3339 in UTC, to the millisecond."""
-    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+    whole, thousandths = divmod(int(seconds * 1000), 1000)
+    return f"{second(whole)}.{thousandths:03d}Z"
+
+
+@lru_cache(4)
+def second(whole: int) -> str:
+    """The same without its fraction, which many lines share."""
+    return datetime.fromtimestamp(whole, UTC).replace(tzinfo=None).isoformat()

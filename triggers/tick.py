@@ -18,7 +18,7 @@ from models.database import Database, machine_clock
 from models.states import Reason, Status
 from triggers import planning
 from triggers.deliver import finish_lost
-from triggers.logs import step
+from triggers.logs import step, together
 from triggers.settings import PLANNING_MARGIN_SECONDS
 from triggers.store import delivery, lifecycle, plan
 from triggers.store.reads import last_tick_at
@@ -269,16 +269,17 @@ def announce(tick: Tick, events: Sequence[plan.NewEvents]) -> None:
 def report(new: plan.NewEvents) -> None:
     """A line in the log for each event that was planned."""
     skipped = new.planned.skipped
-    for id_, name in zip(new.ids, new.triggers.names, strict=True):
-        step(
-            log,
-            "skipped" if skipped else "planned",
-            trigger=name,
-            event=id_,
-            scheduled_for=new.planned.scheduled_for,
-            status=Status.SKIPPED if skipped else Status.PENDING,
-            reason=skipped,
-        )
+    with together():
+        for id_, name in zip(new.ids, new.triggers.names, strict=True):
+            step(
+                log,
+                "skipped" if skipped else "planned",
+                trigger=name,
+                event=id_,
+                scheduled_for=new.planned.scheduled_for,
+                status=Status.SKIPPED if skipped else Status.PENDING,
+                reason=skipped,
+            )
 
 
 def send(tick: Tick, hints: Sequence[Hint]) -> bool:

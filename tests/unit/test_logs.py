@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from select import PIPE_BUF
 from typing import Any
 
 import pytest
@@ -162,6 +163,42 @@ def test_a_logfile_stands_in_for_standard_error(tmp_path: Path, capsys: pytest.C
     assert lines(capsys) == []
     assert "started trigger=t" in (tmp_path / "worker.log").read_text()
     logging.getLogger().handlers[0].close()
+
+
+def test_lines_are_written_together_whole_and_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pool's processes write to the same pipe, where only so much stays in one piece."""
+    with (tmp_path / "log").open("w", encoding="utf-8") as file:
+        written: list[str] = []
+
+        def write(text: str, write: Callable[[str], int] = file.write) -> int:
+            written.append(text)
+            return write(text)
+
+        monkeypatch.setattr(file, "write", write)
+        monkeypatch.setattr(sys, "stderr", file)
+        text_logs()
+        with logs.together():
+            for number in range(200):
+                logs.step(LOGGER, "planned", trigger="häufig", number=number)
+                with logs.together():
+                    LOGGER.info("and %s", number)
+            LOGGER.info("long %s", "x" * PIPE_BUF)
+            assert not written
+        LOGGER.info("at once")
+    whole = (tmp_path / "log").read_text().splitlines()
+    said = [line.split("INFO    ")[1] for line in whole]
+    assert said[:4] == [
+        "planned trigger=häufig number=0",
+        "and 0",
+        "planned trigger=häufig number=1",
+        "and 1",
+    ]
+    assert (len(said), said[-1]) == (402, "at once")
+    assert 5 < len(written) < 12
+    assert all(text.endswith("\n") for text in written)
+    assert [len(text.encode()) > PIPE_BUF for text in written].count(True) == 1, "only a line that is longer"
 
 
 OTHERS = ("celery.worker.strategy", "celery.app.trace", "celery.beat", "werkzeug", "gunicorn.error")

@@ -78,12 +78,13 @@ def parse() -> argparse.Namespace:
 
 def faults_of(outcomes: Sequence[Outcome]) -> str:
     """How many, and what was checked."""
-    runs = sum(outcome.fault not in ("calm", "whole-run") for outcome in outcomes)
+    runs = sum(outcome.times > 0 for outcome in outcomes)
+    times = sum(outcome.times for outcome in outcomes)
     whole = [outcome for outcome in outcomes if outcome.fault == "whole-run"]
     occurrences, deliveries = (
         sum(getattr(one, name) for one in whole) for name in ("occurrences", "deliveries")
     )
-    return f"{runs} faults, {occurrences:,} occurrences, {deliveries:,} deliveries"
+    return f"{times} faults in {runs} runs, {occurrences:,} occurrences, {deliveries:,} deliveries"
 
 
 def heading() -> None:

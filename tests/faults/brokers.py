@@ -185,7 +185,7 @@ def server(lane: Lane) -> Any:
     return lane.valkey
 
 
-@fault(AFTER_OUTAGE, on="valkey")
+@fault(AFTER_OUTAGE, on="valkey", times=6)
 def redis_flush(lane: Lane) -> None:
     """FLUSHALL six times, at random within 15 s."""
     for _ in range(6):
@@ -227,7 +227,7 @@ def rabbitmq_restart(lane: Lane) -> None:
     lane.rabbitmq.restart()
 
 
-@fault(AFTER_OUTAGE, on="rabbitmq")
+@fault(AFTER_OUTAGE, on="rabbitmq", times=4)
 def rabbitmq_close_connections(lane: Lane) -> None:
     """RabbitMQ closes all its connections, four times in 12 s."""
     assert lane.rabbitmq is not None
@@ -236,7 +236,7 @@ def rabbitmq_close_connections(lane: Lane) -> None:
         lane.wait(3)
 
 
-@fault(AFTER_OUTAGE, on="rabbitmq")
+@fault(AFTER_OUTAGE, on="rabbitmq", times=6)
 def rabbitmq_purge(lane: Lane) -> None:
     """The queues are purged six times, at random within 15 s, while the workers are stopped for seconds."""
     with Connection(lane.installation.settings.celery_broker_url) as connection:

@@ -31,7 +31,7 @@ class Fault:
 
     `bound_seconds`: how long recovery may take. `deaths`: processes die in mid-attempt, or are taken for
     dead, so a second attempt may arrive; otherwise each event arrives at most once. `create_ms`: 99 of 100
-    creates at the endpoint take no longer meanwhile.
+    creates at the endpoint take no longer meanwhile. `times`: how often it strikes, in one run.
     """
 
     name: str
@@ -41,13 +41,19 @@ class Fault:
     lanes: tuple[str, ...]
     deaths: bool
     create_ms: float | None
+    times: int
 
 
 FAULTS: dict[str, Fault] = {}
 
 
 def fault(
-    bound_seconds: float, *, on: str = "", deaths: bool = False, create_ms: float | None = None
+    bound_seconds: float,
+    *,
+    on: str = "",
+    deaths: bool = False,
+    create_ms: float | None = None,
+    times: int = 1,
 ) -> Callable[[Run], Run]:
     """List a function, for the lanes with `on` in their name. Its docstring says what it does."""
 
@@ -55,7 +61,7 @@ def fault(
         name = run.__name__.replace("_", "-")
         doc = " ".join((run.__doc__ or "").split())
         lanes = tuple(lane for lane in ALL if on in lane)
-        FAULTS[name] = Fault(name, doc, run, bound_seconds, lanes, deaths, create_ms)
+        FAULTS[name] = Fault(name, doc, run, bound_seconds, lanes, deaths, create_ms, times)
         return run
 
     return enlist

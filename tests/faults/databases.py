@@ -50,7 +50,7 @@ def postgres_immediate(lane: Lane) -> None:
     postgres.start()
 
 
-@fault(AFTER_OUTAGE, on="postgresql")
+@fault(AFTER_OUTAGE, on="postgresql", times=3)
 def postgres_restart_loop(lane: Lane) -> None:
     """Restarted three times, 4 s apart ("fast": transactions are rolled back)."""
     for _ in range(3):
@@ -139,7 +139,7 @@ def sqlite_writers(lane: Lane) -> None:
         writer.kill()
 
 
-@fault(AFTER_OUTAGE, on="sqlite")
+@fault(AFTER_OUTAGE, on="sqlite", times=2)
 def sqlite_locked(lane: Lane) -> None:
     """Somebody holds the write lock for 8 s, longer than anybody waits for it, twice."""
     for _ in range(2):

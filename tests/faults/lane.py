@@ -18,6 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from models.database import migrate
 from tests.acceptance.installation import ROOT, TASKS, TOKEN, Installation
 from tests.faults.catalogue import HORIZON_SECONDS, TICK_SECONDS
@@ -26,6 +28,7 @@ from tests.faults.proxy import Proxy
 from tests.faults.workload import Client, Targets, triggers
 from tests.processes import Process, free_port, wait_until
 from tests.servers import PostgreSQL, RabbitMQ, Valkey
+from triggers.errors import NameInUse
 
 START_SECONDS = 90
 SUPERVISE_SECONDS = 0.5
@@ -230,10 +233,18 @@ class Lane:
         return self.installation.start(*command, name="flask")
 
     def create(self, document: dict[str, Any]) -> None:
-        """Store a trigger, as a program would that uses the database directly."""
-        self.installation.create(
-            document["name"], document["target"], document["schedule"], document["policy"], document["retry"]
-        )
+        """Store a trigger, as a program would that uses the database directly; in a storm it tries again."""
+        wait_until(partial(self._is_created, document), START_SECONDS, f"the trigger {document['name']}")
+
+    def _is_created(self, document: dict[str, Any]) -> bool:
+        names = ("name", "target", "schedule", "policy", "retry")
+        try:
+            self.installation.create(*(document[name] for name in names))
+        except NameInUse:
+            return True  # the answer to an earlier try was lost
+        except (SQLAlchemyError, TimeoutError):
+            return False
+        return True
 
     def audit(self, since: datetime, until: datetime) -> dict[str, Any]:
         """What `triggerbeat audit --json` says of this span."""

@@ -34,6 +34,7 @@ class Outcome:
     fault: str
     lane: str
     seed: int
+    times: int
     at: float  # since the lane began
     took: float
     recovery: float | None
@@ -114,7 +115,7 @@ def inflict(lane: Lane, judge: Judge, fault: Fault, seed: int) -> Outcome:
     if (up := lane.came_up(ended)) is not None:  # of the recovery, what a busy machine takes for a start
         lane.notes.append(f"workers up after {up:.1f} s")
     return Outcome(
-        fault.name, lane.name, seed, lane.age(began), round(ended_at - began_at, 1),
+        fault.name, lane.name, seed, fault.times, lane.age(began), round(ended_at - began_at, 1),
         recovery.seconds, fault.bound_seconds,
         told.occurrences, told.events, told.deliveries, told.again, told.doubled, *creates,
         "WRONG" if told.wrong else "slow" if slow else "ok", told.wrong, slow, lane.notes,
@@ -125,7 +126,7 @@ def whole(lane: Lane, judge: Judge, seed: int) -> Outcome:
     """The whole run once more, from its first trigger to now."""
     told = judge.judge(lane.began, datetime.now(UTC), once=False)
     return Outcome(
-        "whole-run", lane.name, seed, 0.0, 0.0, 0.0, 0.0, told.occurrences, len(judge.judged),
+        "whole-run", lane.name, seed, 0, 0.0, 0.0, 0.0, 0.0, told.occurrences, len(judge.judged),
         sum(map(len, lane.ledger.arrivals.values())), told.again, 0, 0, None,
         "WRONG" if told.wrong else "slow" if told.late else "ok", told.wrong, told.late[:SHOWN],
     )  # fmt: skip

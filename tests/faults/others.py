@@ -92,7 +92,7 @@ def bad_targets(lane: Lane) -> None:
         attempt_change(lane, manage.delete, name)
 
 
-@fault(AFTER_DEATH + AFTER_OUTAGE, deaths=True)
+@fault(AFTER_DEATH + AFTER_OUTAGE, deaths=True, times=AT_ONCE)
 def storm(lane: Lane) -> None:
     """Three faults at random at the same time."""
     known = [[name for name in group if lane.name in FAULTS[name].lanes] for group in STORM]

@@ -14,13 +14,13 @@ from tests.processes import wait_until
 END_SECONDS = 40  # for a worker to end warmly: an attempt's timeout, and what it takes to record its results
 
 
-@fault(AFTER_OUTAGE)
+@fault(AFTER_OUTAGE, times=0)
 def calm(lane: Lane) -> None:
     """Nothing at all, for 15 s."""
     lane.wait(15)
 
 
-@fault(AFTER_DEATH, deaths=True)
+@fault(AFTER_DEATH, deaths=True, times=8)
 def child_kill(lane: Lane) -> None:
     """kill -9 of a worker's pool process, eight times in 8 s, in the middle of users' tasks."""
     for _ in range(8):
@@ -37,7 +37,7 @@ def worker_kill(lane: Lane) -> None:
     lane.fleet.running[lane.any_worker()].kill()
 
 
-@fault(AFTER_DEATH, deaths=True)
+@fault(AFTER_DEATH, deaths=True, times=2)
 def workers_kill(lane: Lane) -> None:
     """kill -9 of all workers at once, and again 6 s later, while they come up."""
     for pause in (6, 0):
@@ -55,7 +55,7 @@ def beat_kill(lane: Lane) -> None:
     lane.fleet.release("beat")
 
 
-@fault(AFTER_OUTAGE)
+@fault(AFTER_OUTAGE, times=5)
 def beat_kill_loop(lane: Lane) -> None:
     """kill -9 of beat every 5 s, five times."""
     for _ in range(5):
@@ -121,7 +121,7 @@ def rolling_restart(lane: Lane) -> None:
         lane.fleet.running[role].terminate(20)
 
 
-@fault(AFTER_STEP, on="postgresql")
+@fault(AFTER_STEP, on="postgresql", times=2)
 def clock_step(lane: Lane) -> None:
     """The clock of a worker and of beat is set 120 s ahead, and then 120 s back; PostgreSQL's is right."""
     clock = lane.directory / "clock"

@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, text, update
+from sqlalchemy import Connection, delete, insert, text, update
 
-from models import Attempt, Event, PurgedEvents, Trigger, TriggerChange
+from models import Attempt, Base, Event, PurgedEvents, Trigger, TriggerChange
 from models.account import MODULUS, micros
 from models.database import Database
 from tests.integration import test_tick
@@ -401,6 +401,76 @@ def test_a_deletion_among_purged_events_is_found_by_count(minute: World) -> None
     (account,) = minute.rows(PurgedEvents)
     minute.change(PurgedEvents, instants=(account.instants + micros(NOON + seconds(30))) % MODULUS)
     assert audited(minute, NOON, NOON + seconds(61)).ok  # who writes all of it, and right, is not found
+
+
+UNREADABLE: dict[str, dict[type[Base], list[tuple[dict[str, str], list[str]]]]] = {
+    "postgresql": {
+        Event: [
+            ({"finished_at": "infinity"}, ["impossible"]),
+            ({"due_at": "12000-01-01"}, ["unreadable", "missing"]),
+            ({"recheck_at": "infinity", "status": "pending", "finished_at": ""}, ["impossible"]),
+        ],
+        TriggerChange: [({"effective_at": "-infinity"}, ["unreadable"])],
+        PurgedEvents: [({"last_scheduled_for": "infinity"}, ["unreadable"])],
+    },
+    "sqlite": {
+        Event: [
+            ({"finished_at": "yesterday"}, ["impossible"]),
+            ({"finished_at": "2026-11-20T12:00:20Z"}, ["impossible"]),
+            ({"due_at": "soon"}, ["unreadable", "missing"]),
+        ],
+        TriggerChange: [
+            ({"effective_at": "yesterday"}, ["unreadable"]),
+            ({"schedule": "{"}, ["unreadable"]),
+        ],
+        Trigger: [({"policy": "none"}, ["unreadable"]), ({"anchor": "noon"}, ["unreadable"])],
+        PurgedEvents: [({"month": "November"}, ["unreadable"])],
+    },
+}
+
+
+@pytest.mark.parametrize("table", [Event, Trigger, TriggerChange, PurgedEvents])
+def test_what_cannot_be_read_is_a_finding_and_hides_nothing_else(world: World, table: type[Base]) -> None:
+    """What psycopg and Python refuse, and the database took from somebody's hand."""
+    cases = UNREADABLE[world.database.engine.dialect.name].get(table, [])
+    for number, (values, told) in enumerate(cases):
+        name = f"t{number}"
+        world.now = NOON
+        world.create(name, target=HTTP)
+        world.create(f"{name}-other", target=HTTP)
+        world.tick(horizon=40)
+        world.now = NOON + seconds(45)
+        work(world)
+        other, spoilt = world.trigger(f"{name}-other").id, world.trigger(name).id
+        with world.database.write() as connection:
+            unguard(connection)
+            where = Event.trigger_id == other, Event.scheduled_for == NOON + seconds(10)
+            connection.execute(delete(Event).where(*where))
+            if table is PurgedEvents:
+                row = {"status": "skipped", "events": 1, "occurrences": 0, "planned": 0, "instants": 0}
+                row |= dict.fromkeys(("first_scheduled_for", "last_scheduled_for"), NOON)
+                connection.execute(insert(PurgedEvents).values(trigger_id=spoilt, month=NOON.date(), **row))
+            spoil(connection, table, spoilt, values)
+        report = audited(world, NOON, NOON + seconds(41))
+        found = {
+            at_: [str(f.code) for f in report.findings if f.trigger_id == at_] for at_ in (other, spoilt)
+        }
+        assert found == {other: ["missing"], spoilt: told}, values
+        assert report.triggers == 2
+        with world.database.write() as connection:
+            unguard(connection)
+            for model in (Event, PurgedEvents, TriggerChange, Trigger):
+                connection.execute(delete(model))
+
+
+def spoil(connection: Connection, table: type[Base], trigger_id: str, values: dict[str, str]) -> None:
+    """Write what the types of our columns would refuse into one row of a trigger."""
+    key = "id" if table is Trigger else "trigger_id"
+    row = f"{key} = '{trigger_id}'"
+    if table is Event:
+        row += " AND CAST(scheduled_for AS text) LIKE '%12:00:20%'"
+    new = ", ".join(f"{column} = " + (f"'{value}'" if value else "NULL") for column, value in values.items())
+    assert connection.execute(text(f"UPDATE {table.__tablename__} SET {new} WHERE {row}")).rowcount
 
 
 def test_deleted_triggers_and_those_of_other_names_are_told_apart(world: World) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, select, text, update
 
 from models import Event, Trigger
 from models.database import Database
@@ -35,7 +35,8 @@ def recorded(database: Database) -> Database:
             "start_time": format_utc(begin),
             "end_time": format_utc(begin + HOUR - timedelta(seconds=1)),
         }
-        given = {"name": "minutely", "schedule": schedule, "target": {"type": "log"}}
+        policy = {"overlap": "skip"}
+        given = {"name": "minutely", "schedule": schedule, "target": {"type": "log"}, "policy": policy}
         manage.create(connection, parse_trigger(given, Settings(), begin), begin)
     early = Database(database.url.render_as_string(hide_password=False), clock=lambda _: begin)
     tick.execute_scheduled_triggers(early, lambda hints: True, HOUR, "any")
@@ -52,9 +53,9 @@ def test_a_clean_day_is_told_in_counts(terminal: Terminal, recorded: Database) -
     assert {key: answer[key] for key in KEYS} == dict.fromkeys(KEYS, 0) | {"expected": 60, "recorded": 60}
     assert (answer["ok"], answer["findings"], answer["triggers"]) == (True, [], 1)
     assert "notes" not in answer
-    text = terminal("audit")
-    assert "expected" in text
-    assert "WHAT" not in text
+    shown = terminal("audit")
+    assert "expected" in shown
+    assert "WHAT" not in shown
 
 
 def test_what_is_missing_is_told_with_its_instant_and_exit_status_1(
@@ -78,9 +79,9 @@ def test_what_is_missing_is_told_with_its_instant_and_exit_status_1(
         "occurrences": 1,
         "text": "planned, and no event has it",
     }
-    text = terminal("audit", expect=1)
-    assert "minutely" in text
-    assert "planned, and no event has it" in text
+    shown = terminal("audit", expect=1)
+    assert "minutely" in shown
+    assert "planned, and no event has it" in shown
     # outside of the span it is not seen
     assert terminal.json("audit", "--from", format_utc(instant + timedelta(seconds=1)))["expected"] == 59
     assert terminal.json("audit", "--to", format_utc(instant))["expected"] == 0
@@ -114,6 +115,26 @@ def test_what_cannot_be_asked_is_refused(terminal: Terminal, database: Database)
     span = ("--from", "2026-11-20T12:00:00Z", "--to", "2026-11-20T11:00:00Z")
     assert "ends before it begins" in terminal.refuses("audit", *span, status=2)
     assert "there is no trigger" in terminal.refuses("audit", "--trigger", "nobody")
+
+
+def test_a_span_may_begin_with_the_first_instant_and_end_with_the_last(
+    terminal: Terminal, recorded: Database
+) -> None:
+    first, last = "0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"
+    assert terminal.json("audit", "--from", first)["expected"] == 60
+    assert terminal.json("audit", "--from", first, "--to", last)["expected"] == 60
+    answer = terminal.json("audit", "--to", "0001-01-01T05:00:00Z")
+    assert (answer["from"], answer["expected"]) == (first, 0)
+
+
+def test_a_row_that_cannot_be_read_is_no_wrong_use(terminal: Terminal, recorded: Database) -> None:
+    if recorded.is_postgres:
+        spoilt = "UPDATE events SET finished_at = 'infinity'"
+    else:
+        spoilt = "UPDATE events SET finished_at = 'yesterday'"
+    with recorded.write() as connection:
+        connection.execute(text(spoilt))
+    assert terminal.json("audit", expect=1)["unexpected"] == 60
 
 
 def test_an_empty_installation_is_in_order(terminal: Terminal, database: Database) -> None:

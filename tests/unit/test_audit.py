@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.account import sum_of
-from triggers.audit.check import check
+from triggers.audit.check import Check, check
 from triggers.audit.purges import reach, stretches
 from triggers.audit.records import (
     MOST_FINDINGS,
@@ -24,7 +24,7 @@ from triggers.audit.records import (
     Span,
     Subject,
 )
-from triggers.audit.timeline import Timeline
+from triggers.audit.timeline import BEGINNING, END, Timeline
 from triggers.schedule import fire_at, parse
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -287,10 +287,11 @@ def test_why_events_did_not_run_is_told() -> None:
         unstarted(at(10), coalesced=2, coalesced_from=at(0)),
         unstarted(at(20), reason="overlap"),
         unstarted(at(30), reason="catchup_window"),
-        unstarted(at(40), reason="paused", status="cancelled"),
-        unstarted(at(50), reason="deleted", status="cancelled"),
+        unstarted(at(40), reason="paused", status="cancelled", finished_at=at(45)),
+        unstarted(at(50), reason="deleted", status="cancelled", finished_at=at(55)),
     ]
-    report = audit(CREATED, events)
+    paused, resumed = change("paused", at(45), state="paused"), change("resumed", at(46))
+    report = audit(subject(change(overlap="skip"), paused, resumed, change("deleted", at(55))), events)
     assert counts(report) == {"expected": 6, "recorded": 6}
     assert report.did_not_run == {
         "misfire": 2, "overlap": 1, "catchup_window": 1, "paused": 1, "deleted": 1,
@@ -316,6 +317,28 @@ def test_what_is_planned_ahead_is_recorded_and_what_is_not_is_no_fault() -> None
 def test_an_event_of_the_plan_ahead_that_is_gone_is_missing_before_its_instant() -> None:
     ahead = subject(change(), planned_until=at(30))
     assert counts(audit(ahead, [event(at(0)), pending(at(10)), pending(at(30))], now=at(5)))["missing"] == 1
+
+
+@pytest.mark.parametrize("state", ["active", "paused"])
+def test_a_span_may_reach_from_the_first_instant_to_the_last(state: str) -> None:
+    """What no tick has come to yet is not even computed: a cron schedule has billions until the year 9999."""
+    asked: list[datetime] = []
+
+    class Bounded(Timeline):
+        def run(self, after: datetime, until: datetime) -> Any:
+            asked.append(until)
+            return super().run(after, until)
+
+    minutely = cron("* * * * *")
+    edited = change("edited", at(30), minutely, state)
+    one = subject(change(schedule=minutely), edited, planned_until=at(59))
+    span = Span(BEGINNING, END, at(70), seconds(150), 2 * HOUR, TZDATA)
+    report = Report()
+    judged = Check(one, span, report)
+    judged.timeline = Bounded(one.changes, at(70))
+    judged.check([event(at(0))], None)
+    assert counts(report) == {"expected": 1, "recorded": 1}
+    assert state == "paused" or max(asked) <= at(70)
 
 
 def test_manual_events_stand_for_no_occurrence_and_backfilled_ones_serve_what_has_no_other() -> None:
@@ -498,6 +521,47 @@ DEFECTS: dict[str, tuple[Subject, list[Recorded], dict[str, int], list[str]]] = 
         {"unexpected": 1}, ["impossible"],
     ),
     "succeeded for a reason": (CREATED, but(20, reason="lost"), {"unexpected": 1}, ["impossible"]),
+    "skipped for a reason of failures": (
+        CREATED, [*without(20), unstarted(at(20), reason="attempts")], {"unexpected": 1}, ["impossible"],
+    ),
+    "a success that was made a skip for overlap": (
+        CREATED, [*without(20), unstarted(at(20), reason="overlap")], {"unexpected": 1}, ["no_reason"],
+    ),
+    "a success that was made a misfire": (
+        subject(change(misfire="skip", misfire_grace_seconds=60)),
+        [*without(20), unstarted(at(20), finished_at=at(80))], {"unexpected": 1}, ["no_reason"],
+    ),
+    "a misfire where all fire": (
+        subject(change(misfire="fire_all")), [*without(20), unstarted(at(20))],
+        {"unexpected": 1}, ["no_reason"],
+    ),
+    "too old within the catch-up window": (
+        subject(change(catchup_window_seconds=3601)),
+        [*without(20), unstarted(at(20), reason="catchup_window")], {"unexpected": 1}, ["no_reason"],
+    ),
+    "cancelled by a pause that was not then": (
+        subject(change(), change("paused", at(65), state="paused")),
+        [*without(20), unstarted(at(20), status="cancelled", reason="paused", finished_at=at(64))],
+        {"unexpected": 1}, ["no_reason"],
+    ),
+    "cancelled by a deletion that was not": (
+        CREATED, [*without(20), unstarted(at(20), status="cancelled", reason="deleted")],
+        {"unexpected": 1}, ["no_reason"],
+    ),
+    "started, and its attempt was not": (
+        CREATED, but(20, attempt_started_at=None), {"unexpected": 1}, ["impossible"],
+    ),
+    "more attempts than there is memory for": (
+        CREATED, but(20, attempt=2**31 - 1), {"unexpected": 1}, ["attempts_incomplete"],
+    ),
+    "pending, and due at the end of time": (
+        CREATED, [*without(50), pending(at(50), due_at=END, attempt=3)],
+        {"unexpected": 1, "unfinished": 1}, ["impossible"],
+    ),
+    "a run since the beginning of time": (
+        CREATED, covered(coalesced_from=BEGINNING),
+        {"duplicate": 1, "unexpected": 1}, ["covered_twice", "coalesced_from", "coalesced_count"],
+    ),
     "a state that its log does not know": (
         subject(change(), state="paused"), GOOD, {"unexpected": 1}, ["not_on_record"],
     ),

@@ -24,6 +24,7 @@ from triggers.audit.telling import Teller, broken, matches
 from triggers.audit.timeline import (
     INSTANT,
     Piece,
+    before,
     ends_at,
     idle_code,
     in_words,
@@ -59,8 +60,8 @@ class Check(Teller):
         super().__init__(subject, span, report)
         self.stretches = touched(subject, span)
         since, until = reach(subject, span)
-        self.cursor = since - INSTANT  # every occurrence up to here is judged
-        self.last = until - INSTANT
+        self.cursor = before(since)  # every occurrence up to here is judged
+        self.last = before(until)
         self.latest: Recorded | None = None  # the planned event before
         # What a trigger that plans has not reached yet has no event; all else must have one.
         planning = subject.state == "active" and not subject.deleted
@@ -147,12 +148,12 @@ class Check(Teller):
                 self.tell(Kind.DUPLICATE, Code.DOUBLED, event, f"so is event {self.latest.id}")
             return
         overlaps = self.latest is not None and first <= self.latest.scheduled_for
-        self.gap(self.cursor, first - INSTANT)
-        run = self.timeline.run(first - INSTANT, at)
-        reaches = self.clip(first - INSTANT, at) is not None
-        new = self.timeline.run(max(self.cursor, first - INSTANT), at)
+        self.gap(self.cursor, before(first))
+        run = self.timeline.run(before(first), at)
+        reaches = self.clip(before(first), at) is not None
+        new = self.timeline.run(max(self.cursor, before(first)), at)
         self.cursor = at
-        if new is not None and (piece := self.clip(new.first - INSTANT, new.last)) is not None:
+        if new is not None and (piece := self.clip(before(new.first), new.last)) is not None:
             covered = self.timeline.run(*piece)
             self.has(event, covered.count if covered else 0, new.first)
         if overlaps and reaches and self.latest is not None:
@@ -190,11 +191,11 @@ class Check(Teller):
 
     def backfilled(self, event: Recorded) -> None:
         """An event that an operator asked for serves an occurrence that has no other."""
-        if self.timeline.run(event.scheduled_for - INSTANT, event.scheduled_for) is None:
+        if self.timeline.run(before(event.scheduled_for), event.scheduled_for) is None:
             return
         if event.scheduled_for <= self.cursor:
             return
-        self.gap(self.cursor, event.scheduled_for - INSTANT)
+        self.gap(self.cursor, before(event.scheduled_for))
         self.cursor = event.scheduled_for
         if self.inside_after < event.scheduled_for <= self.inside_until:
             self.has(event, 1, event.scheduled_for)
@@ -224,17 +225,19 @@ class Check(Teller):
         """Judge the occurrences in (after, until], which have no event."""
         for at, single in self.timeline.singles.items():
             if single.served and not single.extra and after < at <= until:  # its event is that of both
-                self.gap(after, at - INSTANT)
+                self.gap(after, before(at))
                 self.gap(at, until)
                 return
+        if self.planned_until is not None:  # what is still to come is judged by nobody, until the year 9999
+            until = min(until, max(self.planned_until, self.span.now))
         if after >= until or (run := self.timeline.run(after, until)) is None:
             return
-        after, until = run.first - INSTANT, run.last
+        after, until = before(run.first), run.last
         if self.planned_until is not None and until > self.planned_until:
             self.unplanned(max(after, self.planned_until), until)
             until = self.planned_until
         for stretch in self.stretches:
-            low, high = max(after, stretch.first - INSTANT), min(until, stretch.last)
+            low, high = max(after, before(stretch.first)), min(until, stretch.last)
             if low >= high:
                 continue
             self.missing(after, low)
@@ -248,9 +251,9 @@ class Check(Teller):
 
     def lacking(self, at: datetime) -> None:
         """Judge a `once` that lies back and has no event."""
-        inside = self.clip(at - INSTANT, at) is not None
+        inside = self.clip(before(at), at) is not None
         if self.planned_until is not None and at > self.planned_until:
-            if inside and at + self.span.patience < self.span.now:
+            if inside and at < self.span.now - self.span.patience:
                 self.report.expected += 1
                 self.tell(Kind.OVERDUE, Code.NOT_PLANNED, None, NOT_PLANNED, at=at)
             return
@@ -296,7 +299,7 @@ class Check(Teller):
     def settle(self, stretch: Stretch) -> None:
         """Hold the occurrences without event against the account of what was purged there."""
         if (only := self.only_one_missing(stretch)) is not None:
-            inside = self.clip(only - INSTANT, only) is not None
+            inside = self.clip(before(only), only) is not None
             self.report.expected += stretch.inside
             self.report.purged += stretch.inside - inside
             if inside:
@@ -329,7 +332,7 @@ class Check(Teller):
         if not micros(stretch.first) <= stretch.off <= micros(stretch.last):
             return None
         instant = EPOCH + stretch.off * INSTANT
-        return instant if self.count(instant - INSTANT, instant) else None
+        return instant if self.count(before(instant), instant) else None
 
     # ------------------------------------------------------------------------------------- in good order
 

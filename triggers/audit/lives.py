@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from datetime import datetime
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from functools import lru_cache
+from operator import eq
+from typing import Any, NamedTuple
 
-from models.states import FINAL, UNFINISHED, EventState, Status
+from models.states import FAILURES, FINAL, UNFINISHED, Change, EventState, Reason, Status
 from triggers.audit.records import Code, Kind, Recorded, Span, Subject
 from triggers.rfc3339 import format_utc
 
 STATUSES = {str(status) for status in Status}
+
+
+REASONS: dict[str, tuple[Reason, ...]] = {
+    Status.FAILED: FAILURES,
+    Status.SKIPPED: (Reason.MISFIRE, Reason.CATCHUP_WINDOW, Reason.OVERLAP),
+    Status.CANCELLED: (Reason.PAUSED, Reason.DELETED),
+}
+PAUSES = (Change.PAUSED, Change.PAUSED_AFTER_FAILURES)
 
 
 class Fault(NamedTuple):
@@ -31,6 +41,7 @@ def faults(event: Recorded, subject: Subject, span: Span) -> Iterator[Fault]:
         return
     yield from times(event, span)
     yield from attempts(event)
+    yield from reasons(event, subject)
     yield from lateness(event, subject, span)
 
 
@@ -62,11 +73,15 @@ def contradictions(event: Recorded) -> Iterator[Fault]:
         yield impossible(f"{event.status}, and {'somebody' if final else 'nobody'} is to look at it again")
     if event.state == EventState.ARCHIVED and not final:
         yield impossible(f"{event.status}, and archived")
-    told = event.status in (Status.FAILED, Status.SKIPPED, Status.CANCELLED)
-    if told != (event.reason is not None):
-        yield impossible(f"{event.status}, and {'no' if told else 'a'} reason why not")
-    if (event.started_at is None) != (event.attempt == 0):
-        yield impossible(f"attempt {event.attempt}, and {'no' if event.attempt else 'a'} start on record")
+    known = REASONS.get(event.status, ())
+    if bool(known) != (event.reason is not None):
+        yield impossible(f"{event.status}, and {'no' if known else 'a'} reason why not")
+    elif known and event.reason not in known:
+        yield impossible(f"{event.status}, and the reason is {event.reason!a}")
+    for begun in (event.started_at, event.attempt_started_at):
+        if (begun is None) != (event.attempt == 0):
+            yield impossible(f"attempt {event.attempt}, and {'no' if event.attempt else 'a'} start on record")
+            break
     if event.status == Status.SKIPPED and event.attempt:
         yield impossible("skipped, although it had started")
     if event.status in (Status.SUCCEEDED, Status.FAILED, Status.RUNNING) and not event.attempt:
@@ -110,9 +125,10 @@ def attempts(event: Recorded) -> Iterator[Fault]:
     numbers = [one.attempt for one in event.attempts]
     latest = event.attempt
     open_ended = event.status in (Status.RUNNING, Status.SUCCEEDED)
-    complete = list(range(1, latest if open_ended else latest + 1))
+    complete = range(1, latest if open_ended else latest + 1)  # no list: somebody may have written any number
     # What ends while it runs may be cancelled without a record of the attempt.
-    if numbers != complete and not (event.status == Status.CANCELLED and numbers == complete[:-1]):
+    whole = are(numbers, complete)
+    if not whole and not (event.status == Status.CANCELLED and are(numbers, complete[:-1])):
         text = f"attempt {latest}, {event.status}, and failed ones on record: {numbers or 'none'}"
         yield Fault(Kind.UNEXPECTED, Code.ATTEMPTS_INCOMPLETE, text)
     starts = [(one.attempt, one.started_at) for one in event.attempts]
@@ -122,9 +138,56 @@ def attempts(event: Recorded) -> Iterator[Fault]:
         if began < before.finished_at:
             text = f"attempt {number} began at {told(began)}, before attempt {before.attempt} had ended"
             yield Fault(Kind.UNEXPECTED, Code.ATTEMPTS_OVERLAP, text)
-    if starts and event.started_at is not None and starts[0] != (1, event.started_at) and numbers == complete:
+    if starts and event.started_at is not None and starts[0] != (1, event.started_at) and whole:
         text = f"the first attempt began at {told(starts[0][1])}, the event at {told(event.started_at)}"
         yield Fault(Kind.UNEXPECTED, Code.ATTEMPTS_OVERLAP, text)
+
+
+def reasons(event: Recorded, subject: Subject) -> Iterator[Fault]:
+    """Why it did not run: a policy or a change of its trigger's log must have asked for it.
+
+    Any of them, whenever it was in force: which one judged an event that waited for long is not on record.
+    """
+    policies = [subject.policy, *(change.policy for change in subject.changes)]
+    ended = event.finished_at
+    match event.reason:
+        case Reason.OVERLAP:
+            asked = any(policy_of(text).get("overlap") != "allow" for text in policies)
+        case Reason.MISFIRE:
+            graces = (grace(text) for text in policies if policy_of(text).get("misfire") != "fire_all")
+            asked = any(ended is not None and ended - event.fire_at > least for least in graces)
+        case Reason.CATCHUP_WINDOW:
+            windows = (policy_of(text).get("catchup_window_seconds", 0) for text in policies)
+            least = timedelta(seconds=min(windows))
+            asked = ended is not None and ended - event.scheduled_for > least
+        case Reason.PAUSED:
+            asked = any(
+                change.change in PAUSES and change.effective_at == ended for change in subject.changes
+            )
+        case Reason.DELETED:
+            asked = any(change.change == Change.DELETED for change in subject.changes)
+        case _:
+            return
+    if not asked:
+        text = f"{event.status} at {told(ended)}, {event.reason}: nothing in its trigger's log asked for that"
+        yield Fault(Kind.UNEXPECTED, Code.NO_REASON, text)
+
+
+def grace(policy: str) -> timedelta:
+    """From how late on an occurrence is a misfire by a policy."""
+    return timedelta(seconds=policy_of(policy).get("misfire_grace_seconds", 0))
+
+
+@lru_cache(maxsize=1_024)
+def policy_of(text: str) -> dict[str, Any]:
+    """A policy; an empty one for what is none, which is told of elsewhere."""
+    policy = json.loads(text)
+    return policy if isinstance(policy, dict) else {}
+
+
+def are(numbers: Sequence[int], expected: range) -> bool:
+    """Whether these are the expected numbers, in order."""
+    return len(numbers) == len(expected) and all(map(eq, numbers, expected))
 
 
 def lateness(event: Recorded, subject: Subject, span: Span) -> Iterator[Fault]:
@@ -138,7 +201,7 @@ def lateness(event: Recorded, subject: Subject, span: Span) -> Iterator[Fault]:
             )
         return
     # What queues behind another waits for as long as that takes; but somebody must look at it.
-    queues = event.attempt == 0 and json.loads(subject.policy).get("overlap") == "queue"
+    queues = event.attempt == 0 and policy_of(subject.policy).get("overlap") == "queue"
     if late(event.recheck_at if queues else event.due_at, span):
         yield Fault(Kind.OVERDUE, Code.NOT_STARTED, f"due at {told(event.due_at)}, and not started")
 
@@ -150,4 +213,4 @@ def told(instant: datetime | None) -> str:
 
 def late(instant: datetime | None, span: Span) -> bool:
     """Whether an instant is longer ago than any tick or start takes."""
-    return instant is not None and instant + span.patience < span.now
+    return instant is not None and instant < span.now - span.patience

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from models.account import MODULUS
 from triggers.audit.records import Purged, Span, Subject
-from triggers.audit.timeline import INSTANT
+from triggers.audit.timeline import behind
 
 
 @dataclass(slots=True)
@@ -72,4 +72,4 @@ def reach(subject: Subject, span: Span) -> tuple[datetime, datetime]:
     """
     found = touched(subject, span)
     since = min([span.since, *(one.first for one in found)])
-    return since, max([span.until, *(one.last + INSTANT for one in found)])
+    return since, max([span.until, *(behind(one.last) for one in found)])

@@ -47,6 +47,7 @@ class Code(StrEnum):
     COALESCED_FROM = "coalesced_from"
     JITTER = "jitter"
     IMPOSSIBLE = "impossible"
+    NO_REASON = "no_reason"
     NO_DELIVERY = "no_delivery"
     STARTED_EARLY = "started_early"
     FINISHED_EARLY = "finished_early"

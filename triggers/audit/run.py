@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from sqlalchemy import Connection
 
@@ -25,9 +26,15 @@ from triggers.audit.records import (
     Span,
     Subject,
 )
+from triggers.audit.timeline import BEGINNING
 from triggers.store import audit as store
 
 DAY = timedelta(days=1)
+INSTANTS = slice(2, 5)  # of an event: those that each has
+
+
+class BadSpan(ValueError):
+    """A span that ends before it begins."""
 
 
 def audit(
@@ -42,16 +49,17 @@ def audit(
 ) -> tuple[Span, Report]:
     """Hold what is recorded in [since, until) against what should be; by default in the last 24 hours.
 
-    Of one trigger or of all; of one with the reasons why it did not run. Raises ValueError for a span that
-    ends before it begins.
+    Of one trigger or of all; of one with the reasons why it did not run. Raises BadSpan for one that ends
+    before it begins.
     """
     with database.read() as connection:
         store.snapshot(connection)
         now = database.now(connection)
         end = until or now
-        span = Span(since or end - DAY, end, now, patience, archive_after, tzdata, store.versions(connection))
+        begin = since or max(end, BEGINNING + DAY) - DAY
+        span = Span(begin, end, now, patience, archive_after, tzdata, store.versions(connection))
         if span.since > span.until:
-            raise ValueError("the span ends before it begins")
+            raise BadSpan("the span ends before it begins")
         report = Report(explain=trigger_id is not None)
         reader = Reader(connection, span, trigger_id, report)
         for subject in reader.subjects():
@@ -78,7 +86,13 @@ class Reader:
         for row in store.subjects(self._connection, self._trigger_id):
             changes = [Change(*line[1:]) for line in self._changes.of(row[0])]
             purged = [Purged(*line[1:]) for line in self._purged.of(row[0])]
-            yield Subject._make([*row, changes, purged])
+            subject = Subject._make([*row, changes, purged])
+            if (what := unreadable(subject)) is None:
+                yield subject
+            else:
+                self._events.of(subject.id)  # or they would be taken for those of no trigger
+                self._report.triggers += 1
+                self._unreadable(subject.id, subject.name, what)
         for stream in (self._changes, self._purged, self._events):
             stream.end()
 
@@ -102,9 +116,18 @@ class Reader:
         while chunk := [Recorded(*row) for row in islice(remaining, store.CHUNK)]:
             failed: dict[str, list[Attempted]] = {}
             for event_id, *attempt in store.attempts(self._connection, [event.id for event in chunk]):
-                failed.setdefault(event_id, []).append(Attempted(*attempt))
+                if None not in attempt:  # one that cannot be read is missed by its number
+                    failed.setdefault(event_id, []).append(Attempted(*attempt))
             for event in chunk:
+                if None in cast(Sequence[object], event[INSTANTS]):
+                    self._unreadable(event.trigger_id, event.trigger_id, "an instant", event.id)
+                    continue
                 yield event._replace(attempts=failed[event.id]) if event.id in failed else event
+
+    def _unreadable(self, trigger_id: str, name: str, what: str, event_id: str | None = None) -> None:
+        """What somebody wrote into the database that is nothing of ours, and so cannot be judged."""
+        text = f"{what} in its record cannot be read"
+        self._report.add(Finding(Kind.UNEXPECTED, Code.UNREADABLE, trigger_id, name, None, text, event_id))
 
     def _orphan(self, trigger_id: str, row: Sequence[Any]) -> None:
         """What belongs to no trigger: somebody deleted its row, where foreign keys were not heeded."""
@@ -112,6 +135,25 @@ class Reader:
         at, id_ = (event.scheduled_for, event.id) if event is not None else (None, None)
         text = "the trigger of this record is not there"
         self._report.add(Finding(Kind.UNEXPECTED, Code.NO_TRIGGER, trigger_id, trigger_id, at, text, id_))
+
+
+def unreadable(subject: Subject) -> str | None:
+    """What of a trigger, its log of changes or its account cannot be read, if anything."""
+    if None in (subject.anchor, subject.planned_until):
+        return "an instant of the trigger"
+    if any(None in (change.effective_at, change.anchor) for change in subject.changes):
+        return "an instant of the log of changes"
+    if any(None in (line.month, line.first, line.last) for line in subject.purged):
+        return "an instant of the account of deleted events"
+    try:
+        for text in (subject.schedule, subject.policy):
+            json.loads(text)
+        for change in subject.changes:
+            json.loads(change.schedule)
+            json.loads(change.policy)
+    except ValueError:
+        return "a schedule or a policy"
+    return None
 
 
 Row = TypeVar("Row", bound=Sequence[Any])

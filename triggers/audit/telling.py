@@ -8,7 +8,7 @@ from datetime import datetime
 from models.states import Change as Made
 from triggers.audit.purges import reach
 from triggers.audit.records import Code, Finding, Kind, Recorded, Report, Span, Subject
-from triggers.audit.timeline import INSTANT, Timeline, same_json, understood, zone_of
+from triggers.audit.timeline import Timeline, before, same_json, understood, zone_of
 
 
 class Teller:
@@ -19,8 +19,8 @@ class Teller:
         self.span = span
         self.report = report
         self.timeline = Timeline(subject.changes, max(reach(subject, span)[1], span.now))
-        self.inside_after = span.since - INSTANT
-        self.inside_until = span.until - INSTANT
+        self.inside_after = before(span.since)
+        self.inside_until = before(span.until)
 
     def clip(self, after: datetime, until: datetime) -> tuple[datetime, datetime] | None:
         """The part of (after, until] that lies in the audited span."""

@@ -97,7 +97,7 @@ class Timeline:
             if plans(change):
                 self._add(change, ends_at(changes, index), new)
         for at, single in self.singles.items():
-            single.extra = self.run(at - INSTANT, at) is None
+            single.extra = self.run(before(at), at) is None
 
     def _add(self, change: Change, until: datetime, new: bool) -> None:
         schedule = understood(change)
@@ -194,6 +194,16 @@ class Timeline:
         return None
 
 
+def before(instant: datetime) -> datetime:
+    """The instant before, so that what is exclusive begins with this one; the first of all has none."""
+    return instant - INSTANT if instant > BEGINNING else instant
+
+
+def behind(instant: datetime) -> datetime:
+    """The instant after, so that what ends there, exclusive, has this one; the last of all has none."""
+    return instant + INSTANT if instant < END else instant
+
+
 def plans(change: Change) -> bool:
     """Whether the trigger plans from this change on."""
     return change.state == TriggerState.ACTIVE and change.change != Made.DELETED
@@ -224,7 +234,7 @@ def understood(change: Change) -> Schedule | None:
 
 def has(schedule: Schedule, instant: datetime) -> bool:
     """Whether the schedule has an occurrence at this instant."""
-    return schedule.after(instant - INSTANT) == instant
+    return schedule.after(before(instant)) == instant
 
 
 def idle_code(change: Change) -> Code:

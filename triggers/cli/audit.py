@@ -9,6 +9,7 @@ import click
 
 from triggers import tzdata
 from triggers.audit.records import Finding, Note, Report, Span
+from triggers.audit.run import BadSpan
 from triggers.audit.run import audit as audit_of
 from triggers.cli.base import NO, Session, command
 from triggers.cli.output import Document, brief, note, print_fields, print_table
@@ -45,7 +46,7 @@ def audit(session: Session, since: str | None, until: str | None, trigger: str |
                 archive_after=timedelta(seconds=settings.event_active_seconds),
                 tzdata=tzdata.release(),
             )
-        except ValueError as error:
+        except BadSpan as error:
             raise click.UsageError(str(error)) from None
     session.answer(document(span, report), print_audit)
     return 0 if report.ok else NO

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, date, datetime
+from contextlib import suppress
+from datetime import date, datetime
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, text
@@ -13,7 +14,6 @@ from models.states import PLANNED, one_of
 from triggers.store import bulk
 
 CHUNK = 2_000  # rows that are held at a time
-BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 SNAPSHOT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
 # Whole tables are read, in the order of an index: that takes longer than a statement of ours may.
@@ -37,7 +37,7 @@ def versions(connection: Connection) -> frozenset[str]:
 
 
 SUBJECTS = """
-SELECT {id}, name, state, {schedule}, anchor, {policy}, planned_until, deleted_at IS NOT NULL
+SELECT {id}, name, state, {schedule}, {anchor}, {policy}, {planned_until}, deleted_at IS NOT NULL
 FROM triggers {only} ORDER BY id
 """
 
@@ -49,7 +49,7 @@ def subjects(connection: Connection, trigger_id: str | None) -> Iterator[Sequenc
 
 
 CHANGES = """
-SELECT {trigger_id}, change, effective_at, state, {schedule}, anchor, {policy}, tzdata,
+SELECT {trigger_id}, change, {effective_at}, state, {schedule}, {anchor}, {policy}, tzdata,
        planned_count
 FROM trigger_changes {only} ORDER BY trigger_changes.trigger_id, trigger_changes.id
 """
@@ -63,7 +63,8 @@ def changes(connection: Connection, trigger_id: str | None) -> Iterator[Sequence
 
 
 PURGED = """
-SELECT {trigger_id}, month, status, occurrences, planned, instants, first_scheduled_for, last_scheduled_for
+SELECT {trigger_id}, {month}, status, occurrences, planned, instants, {first_scheduled_for},
+       {last_scheduled_for}
 FROM purged_events {only} ORDER BY purged_events.trigger_id, month
 """
 
@@ -77,8 +78,9 @@ def purged(connection: Connection, trigger_id: str | None) -> Iterator[Sequence[
 
 
 EVENT = """
-SELECT {id}, {trigger_id}, scheduled_for, fire_at, due_at, source, status, state, reason, attempt,
-       coalesced, coalesced_from, recheck_at, lease_until, started_at, attempt_started_at, finished_at
+SELECT {id}, {trigger_id}, {scheduled_for}, {fire_at}, {due_at}, source, status, state, reason, attempt,
+       coalesced, {coalesced_from}, {recheck_at}, {lease_until}, {started_at}, {attempt_started_at},
+       {finished_at}
 FROM events
 """
 EVENT_INSTANTS = (2, 3, 4, 11, 12, 13, 14, 15, 16)
@@ -115,14 +117,14 @@ def beyond(connection: Connection, trigger_id: str, since: datetime) -> Sequence
 
 
 ATTEMPTS = """
-SELECT {event_id}, attempt, started_at, finished_at FROM attempts
+SELECT {event_id}, attempt, {started_at}, {finished_at} FROM attempts
 WHERE event_id {ids} ORDER BY attempts.event_id, attempt
 """
 
 
 def attempts(connection: Connection, ids: Iterable[str]) -> Iterator[Sequence[Any]]:
     """Failed attempts at these events: event's id, number, start, end."""
-    statement = ATTEMPTS.replace("{event_id}", texts(connection)["event_id"])
+    statement = ATTEMPTS.format(ids="{ids}", **columns(connection))
     found = connection.execute(bulk.sql(connection, statement), {"ids": bulk.ids(connection, ids)})
     return iter([decoded(connection, row, (2, 3)) for row in found])
 
@@ -139,7 +141,7 @@ def stream(
     more = ":since" in statement
     only = f"WHERE {column} = :trigger_id" if trigger_id is not None else ""
     joint = ("AND" if only else "WHERE") if more else ""
-    clause = text(statement.format(only=f"{only} {joint}", **texts(connection)))
+    clause = text(statement.format(only=f"{only} {joint}", **columns(connection)))
     if trigger_id is not None:
         clause = clause.bindparams(bindparam("trigger_id", trigger_id, type_=Id))
     found = connection.execute(
@@ -150,25 +152,46 @@ def stream(
             yield decoded(connection, row, instants)
 
 
-def texts(connection: Connection) -> dict[str, str]:
-    """Columns that are wanted as text, in this database's words."""
-    columns = ("id", "trigger_id", "event_id", "schedule", "policy")
+TEXTS = ("id", "trigger_id", "event_id", "schedule", "policy")
+INSTANTS = (
+    "anchor", "planned_until", "effective_at", "month", "first_scheduled_for", "last_scheduled_for",
+    "scheduled_for", "fire_at", "due_at", "coalesced_from", "recheck_at", "lease_until", "started_at",
+    "attempt_started_at", "finished_at",
+)  # fmt: skip
+# PostgreSQL knows instants that we do not, `infinity` first. One of them must not end the whole audit.
+KNOWN = "CASE WHEN {0} >= '0001-01-01' AND {0} < '10000-01-01' THEN {0} END"
+
+
+def columns(connection: Connection) -> dict[str, str]:
+    """Columns in this database's words: some as text, and instants, NULL when they are none of ours."""
     if bulk.is_postgres(connection):
-        return {column: f"CAST({column} AS text)" for column in columns}
-    return {column: column for column in columns}
+        wanted = {column: f"CAST({column} AS text)" for column in TEXTS}
+        return wanted | {column: KNOWN.format(column) for column in INSTANTS}
+    return {column: column for column in (*TEXTS, *INSTANTS)}
 
 
 def decoded(connection: Connection, row: Any, instants: Sequence[int]) -> Sequence[Any]:
-    """A row with its instants as datetimes, which SQLite has as text."""
+    """A row with its instants as datetimes, which SQLite has as text; None for text that is no instant."""
     if bulk.is_postgres(connection):
         return tuple(row)
     values = list(row)
     for index in instants:
         if values[index] is not None:
-            values[index] = datetime.fromisoformat(values[index] + "+00:00")
+            values[index] = instant_or_none(values[index])
     return values
 
 
-def as_date(value: Any) -> date:
-    """A date, which SQLite has as text."""
-    return value if isinstance(value, date) else date.fromisoformat(value)
+def instant_or_none(value: Any) -> datetime | None:
+    """An instant as SQLite has it; None for what somebody wrote there that is none."""
+    with suppress(ValueError, TypeError):
+        return datetime.fromisoformat(value + "+00:00")
+    return None
+
+
+def as_date(value: Any) -> date | None:
+    """A date, which SQLite has as text; None for what is none."""
+    if value is None or isinstance(value, date):
+        return value
+    with suppress(ValueError, TypeError):
+        return date.fromisoformat(value)
+    return None

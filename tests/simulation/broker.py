@@ -63,6 +63,7 @@ class Broker:
     faults: Counter[str] = field(default_factory=Counter)
     queues: dict[str, list[Message]] = field(default_factory=lambda: {OURS: [], TASKS: []})
     consumers: list[Consumer] = field(default_factory=list)
+    sent: list[tuple[str, tuple[Any, ...]]] = field(default_factory=list)  # all that was ever published
 
     # What publishers do
 
@@ -75,6 +76,7 @@ class Broker:
         if self.is_away:
             self.faults["broker away"] += 1
             raise BrokerAway("the simulated broker is away")
+        self.sent.append((queue, body))
         copies = 1
         if random.random() < rates.drop:
             self.faults["message dropped"] += 1
@@ -133,6 +135,14 @@ class Broker:
         for queue in self.queues.values():
             self.faults["message flushed"] += len(queue)
             queue.clear()
+
+    def replay(self) -> int:
+        """Queue a copy of all that was ever published, in another order. How many."""
+        copies = list(self.sent)
+        self.scheduler.random.shuffle(copies)
+        for queue, body in copies:
+            self._queue(queue, body)
+        return len(copies)
 
     def wake(self) -> None:
         """A consumer has room, or has come back."""

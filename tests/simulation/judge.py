@@ -6,12 +6,14 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
 from sqlalchemy import Row, text
 
 from models.states import FINAL, Status
+from tests import oracle
 from tests.simulation.ledger import Delivery
 from tests.simulation.workers import TZDATA
 from tests.simulation.world import World
@@ -21,6 +23,7 @@ from triggers.audit.run import audit
 from triggers.deliver import LEASE_MARGIN
 
 DAY = timedelta(days=1)
+RUN_UP_SECONDS = 6 * 3_600  # after which the oracle knows what a change of clocks repeats
 PROMPT = timedelta(seconds=5)  # without faults nothing is later than this
 Events = dict[str, Row[Any]]
 
@@ -57,6 +60,7 @@ class Judge:
             self.lost,
             self.alone,
             self.told,
+            self.by_the_clocks,
         ):
             for what in check():
                 self.world.broken(what)
@@ -241,6 +245,35 @@ class Judge:
             if logged[trigger_id, change] < count:
                 yield f"trigger {trigger_id} was {change} {count} times, and it is not in its log"
 
+    def by_the_clocks(self) -> Iterator[str]:
+        """Cron means what Debian's does, also in the hour in which clocks change.
+
+        The audit cannot see that: it shares its reading of schedules with the planner.
+        """
+        planned: dict[str, list[tuple[int, int, Row[Any]]]] = defaultdict(list)
+        for event in self.events.values():
+            if event.source in ("schedule", "catchup"):
+                last = instant(event.scheduled_for)
+                first = instant(event.coalesced_from) if event.coalesced_from else last
+                planned[event.trigger_id].append((int(first.timestamp()), int(last.timestamp()), event))
+        changes: dict[str, list[float]] = defaultdict(list)
+        for row in self.rows("SELECT trigger_id, effective_at FROM trigger_changes ORDER BY id"):
+            changes[row.trigger_id].append(instant(row.effective_at).timestamp())
+        for id_, runs in planned.items():
+            schedule = json.loads(self.triggers[id_].schedule)
+            if schedule["type"] != "cron" or id_ in self.world.edited:
+                continue
+            latest = max(end for _, end, _ in runs)
+            known = debian(schedule["cron"], schedule["timezone"], int(changes[id_][0]), latest)
+            for begin, end, event in runs:
+                if end not in known or sum(begin <= at <= end for at in known) != event.coalesced:
+                    yield f"event {event.id} of {schedule} is none of Debian's: {event.scheduled_for}"
+            unbroken = min([latest, *changes[id_][1:]])  # up to a pause
+            for at in known:
+                served = any(begin <= at <= end for begin, end, _ in runs)
+                if changes[id_][0] < at <= unbroken and not served:
+                    yield f"{schedule} has no event for {datetime.fromtimestamp(at, UTC)}"
+
     # Without faults
 
     def exactly_once(self) -> Iterator[str]:
@@ -278,6 +311,13 @@ class Judge:
                 free = max([free, *(end for start, end in ended[trigger.id] if start < began)])
             if began > free + PROMPT:
                 yield f"event {event.id} of {trigger.name} could begin at {free} and did at {began}"
+
+
+@lru_cache(maxsize=256)
+def debian(cron: str, zone: str, since: int, until: int) -> list[int]:
+    """What Debian's cron would start, from some hours before an instant up to another, in seconds."""
+    begin = since // 60 * 60 - RUN_UP_SECONDS
+    return oracle.expected(oracle.read(cron), oracle.walk(zone, begin, until + 1))
 
 
 def instant(value: str) -> datetime:

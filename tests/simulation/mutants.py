@@ -16,7 +16,8 @@ from unittest.mock import patch
 from sqlalchemy import Connection
 
 from models.states import Status
-from triggers import deliver, manage, planning, retry, tick
+from triggers import deliver, manage, planning, retry, tick, zones
+from triggers.schedule import forget_schedules
 from triggers.store import definitions, delivery, lifecycle, plan, retention
 
 NEVER = timedelta(days=4_000)
@@ -273,6 +274,30 @@ def purged_unfinished() -> Patches:
     )
 
 
+@contextmanager
+def zones_read_anew() -> Iterator[None]:
+    """What is remembered of zones is forgotten, before and after."""
+    zones.zone.cache_clear()
+    forget_schedules()
+    yield
+    zones.zone.cache_clear()
+    forget_schedules()
+
+
+def fold_ignored() -> Patches:
+    """A fixed job fires in both passes of an hour that clocks repeat."""
+    seam = zones._seam
+    yield patch.object(zones, "_seam", lambda change, fresh: (zones.LONG_AGO, seam(change, fresh)[1]))
+    yield zones_read_anew()
+
+
+def gap_ignored() -> Patches:
+    """A fixed job that falls into an hour that clocks skip is lost."""
+    seam = zones._seam
+    yield patch.object(zones, "_seam", lambda change, fresh: (seam(change, fresh)[0], None))
+    yield zones_read_anew()
+
+
 MUTANTS: Sequence[Callable[[], Patches]] = (
     start_without_condition, log_without_condition, start_without_instant, finish_without_fence,
     finish_without_condition, publish_before_commit, advance_on_its_own, unique_key_gone, lease_never_checked,
@@ -280,11 +305,11 @@ MUTANTS: Sequence[Callable[[], Patches]] = (
     attempts_without_end, attempts_off_the_record, coalesced_not_counted, misfires_forgotten,
     misfire_never_judged_again, queue_never_released, overlap_never_judged, pause_keeps_the_plan,
     unplanned_counts, change_off_the_record, completed_too_soon, never_completed, purged_without_account,
-    purged_unfinished,
+    purged_unfinished, fold_ignored, gap_ignored,
 )  # fmt: skip
 
 # What takes some dozens of seeds: `make simulate ARGS=--mutants` finds it, a test would take too long.
-RARE = (start_without_instant, advance_on_its_own, queue_never_released, unplanned_counts)
+RARE = (start_without_instant, advance_on_its_own, queue_never_released, unplanned_counts, gap_ignored)
 
 
 @contextmanager

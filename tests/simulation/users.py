@@ -25,10 +25,10 @@ CRONS = (
     "* * * * *",
     "*/2 * * * *",
     "*/5 * * * *",
-    "*/3 * * * *",
     "15,30,45 * * * *",
     "5 * * * *",
-    "20 2 * * *",
+    "5-55/10 1-3 * * *",  # fixed jobs before, in and after what clocks skip or repeat
+    "*/7 1-3 * * *",  # and one with a wildcard, which follows real time
 )
 OCCURRENCES = 40  # that a new schedule has, about
 Work = Callable[[Connection], Any]
@@ -233,6 +233,8 @@ class Users:
             bounds["jitter_seconds"] = random.choice((1, 10, 40))
         if kind == "cron":
             zone = random.choice(ZONES)
+            if zone != "UTC":
+                zone = world.night or zone
             return {"type": "cron", "cron": random.choice(CRONS), "timezone": zone, **bounds}
         if random.random() < 0.4:
             start = world.scheduler.now + timedelta(seconds=random.uniform(-600, 120))

@@ -33,16 +33,17 @@ from triggers.retention import Ages
 from triggers.store.delivery import Job
 from triggers.targets import Outcome, log
 
-# The second: Berlin and St. John's, Lord Howe: clocks change within the hour that is simulated.
-STARTS = (
-    datetime(2026, 11, 20, 12, 0, 7, tzinfo=UTC),
-    datetime(2026, 10, 25, 0, 50, tzinfo=UTC),
-    datetime(2026, 3, 29, 0, 50, tzinfo=UTC),
-    datetime(2026, 4, 4, 14, 50, tzinfo=UTC),
-)
+# An ordinary day, and nights of zones whose clocks change within the time that is simulated.
+STARTS: dict[datetime, str | None] = {
+    datetime(2026, 11, 20, 12, 0, 7, tzinfo=UTC): None,
+    datetime(2026, 10, 25, 0, 50, tzinfo=UTC): "Europe/Berlin",
+    datetime(2026, 3, 29, 0, 50, tzinfo=UTC): "Europe/Berlin",
+    datetime(2026, 4, 4, 14, 50, tzinfo=UTC): "Australia/Lord_Howe",
+}
 CALM_EVERY = 5  # each fifth seed has no faults
 HEALED_SECONDS = 4 * 3_600  # by then everything must have come to its end
 LATE_COPIES_SECONDS = 150  # and then what is still under way arrives, in vain
+REPLAYED_EVERY = 20  # in one of so many seeds all messages come back, an hour later: they take a while
 QUIET = logging.CRITICAL + 1
 
 
@@ -76,7 +77,8 @@ class World:
         self.seed = seed
         self.random = random = Random(seed)
         self.faulty = seed % CALM_EVERY != 0
-        self.scheduler = Scheduler(random, random.choice(STARTS), telling)
+        self.scheduler = Scheduler(random, random.choice(tuple(STARTS)), telling)
+        self.night = STARTS[self.scheduler.start]  # the zone whose clocks change
         self.database = database
         database.begin_seed(template, self.scheduler)
         self.ledger = Ledger()
@@ -134,6 +136,19 @@ class World:
                 return
             self.scheduler.run_until(self.scheduler.micros + 30 * SECOND)
         self.scheduler.run_until(self.scheduler.micros + LATE_COPIES_SECONDS * SECOND)
+        if self.seed % REPLAYED_EVERY == 1:
+            self.replay()
+
+    def replay(self) -> None:
+        """An hour later all messages come once more, when many events are purged; in vain."""
+        self.scheduler.run_until(self.scheduler.micros + 3_600 * SECOND)
+        self.scheduler.tell("world", "replays all messages")
+        self.faults["hour-old message"] += self.broker.replay()
+        while any(self.broker.queues.values()):
+            self.scheduler.run_until(self.scheduler.micros + 30 * SECOND)
+        self.scheduler.run_until(self.scheduler.micros + LATE_COPIES_SECONDS * SECOND)
+        if not self.settled():
+            self.broken("messages of an hour ago left something to be done")
 
     def trouble(self) -> None:
         """From now on things go wrong."""

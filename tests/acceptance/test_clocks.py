@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tests.processes import wait_until
 
 EVERY_SECOND = {"type": "interval", "every_seconds": 1}
 OFF_SECONDS = 180
+HOUR_SECONDS = 3_600
 HORIZON_SECONDS = 6
 BEAT = {"TICK_SECONDS": 2, "HORIZON_SECONDS": HORIZON_SECONDS}
 
@@ -42,6 +44,10 @@ def shift_clock(url: str, by_seconds: int) -> None:
 def planned(installation: Installation) -> list[Any]:
     with installation.database.read() as connection:
         return list(connection.execute(select(Event.__table__).order_by(Event.scheduled_for)).all())
+
+
+def enough_succeeded(installation: Installation, wanted: int) -> bool:
+    return len([event for event in planned(installation) if event.status == "succeeded"]) >= wanted
 
 
 def check_plan(installation: Installation) -> None:
@@ -119,3 +125,23 @@ def test_of_two_workers_one_is_wrong_and_beat_is_wrong_the_other_way(
         )
         check_plan(installation)
         assert "the clock of this machine" not in right.output()
+
+
+@pytest.mark.slow
+def test_clocks_that_are_set_by_hours_while_they_run_stop_nothing(
+    broker_url: str, postgres_url: str, tmp_path: Path
+) -> None:
+    """Beat's and a worker's, forth and back: neither waits for the hour it knows, nor makes up for it."""
+    stepped = wrong_clock(tmp_path / "clock", 0)
+    with Installation(tmp_path, postgres_url, broker_url, **BEAT) as installation:
+        installation.create("each", message(), schedule=EVERY_SECOND)
+        worker = installation.worker(pool="solo", **stepped)
+        installation.beat(**stepped)
+        succeeded = 0
+        for off in (0, 3 * HOUR_SECONDS, -3 * HOUR_SECONDS, 0):
+            wrong_clock(tmp_path / "clock", off)
+            wanted = succeeded + HORIZON_SECONDS + 6  # more than was planned before
+            wait_until(partial(enough_succeeded, installation, wanted), 60, worker.output)
+            succeeded = wanted
+        assert "the clock of this machine" in worker.output()
+        check_plan(installation)

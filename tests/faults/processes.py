@@ -65,9 +65,11 @@ def beat_kill_loop(lane: Lane) -> None:
 
 @fault(AFTER_OUTAGE)
 def three_beats(lane: Lane) -> None:
-    """Two more beats for 15 s."""
-    more = [lane.installation.beat(name=f"beat-{name}") for name in ("second", "third")]
-    lane.wait(15)
+    """A second beat, and 8 s later a third, for 12 s."""
+    more = []
+    for name, seconds in (("second", 8), ("third", 12)):
+        more.append(lane.installation.beat(name=f"beat-{name}"))
+        lane.wait(seconds)
     for beat in more:
         beat.terminate(20)
 
@@ -123,7 +125,9 @@ def rolling_restart(lane: Lane) -> None:
 
 @fault(AFTER_STEP, on="postgresql", times=2)
 def clock_step(lane: Lane) -> None:
-    """The clock of a worker and of beat is set 120 s ahead, and then 120 s back; PostgreSQL's is right."""
+    """The clock of a worker and of beat is set 120 s ahead, 120 s back, three hours ahead and three back;
+    PostgreSQL's is right.
+    """
     clock = lane.directory / "clock"
     clock.write_text("0")
     lane.fleet.hold("beat", "worker-a")
@@ -136,7 +140,7 @@ def clock_step(lane: Lane) -> None:
     lane.fleet.release("beat", "worker-a")
     lane.workers_ready()
     lane.wait(2)
-    for offset in ("120", "-120"):
+    for offset in ("120", "-120", "10800", "-10800"):
         clock.write_text(offset)
         lane.wait(10)
     lane.fleet.hold("beat", "worker-a")

@@ -27,7 +27,7 @@ GARBAGE_AFTER = 20_000  # new objects that may hold others; an array of triggers
 host = f"[{settings.host}]" if ":" in settings.host else settings.host
 
 bind = f"{host}:{settings.port}"
-workers = 1  # threads share one pool of database connections; the endpoint waits for that, not for a core
+workers = min(2, os.cpu_count() or 1)  # while one judges an array of a thousand triggers, the other answers
 threads = 32  # a slow client holds one for as long as it likes
 limit_request_line = 8190  # the most that gunicorn takes: cursors and tags are in it
 graceful_timeout = 2  # seconds for requests under way; `up` must be gone within 5

@@ -34,6 +34,7 @@ START_SECONDS = 90
 SUPERVISE_SECONDS = 0.5
 DISK_MB = 256  # of the little disk that SQLite's file is on
 MAX_CONNECTIONS = 60
+OLDER = "8b50b69"  # the last commit before the migrations 0002 and 0003; the last release, once there is one
 READY = re.compile(r"^(\S+Z) .* ready\.$", re.MULTILINE)
 
 
@@ -113,6 +114,7 @@ class Lane:
         self.fleet = Fleet()
         self.notes: list[str] = []
         self.disk: Path | None = None  # where SQLite's file is, when its space is bounded
+        self.older: Path | None = None  # the code of an older version, where there is its history
 
     def __enter__(self) -> Self:
         self.directory.mkdir(parents=True)
@@ -120,6 +122,7 @@ class Lane:
             self._stack = stack
             self._start_servers()
             self._start_targets()
+            self._find_older()
             self._start_installation()
             self._stack = stack.pop_all()
         return self
@@ -170,6 +173,17 @@ class Lane:
             return
         self.disk = disk
         self._stack.callback(subprocess.call, ["umount", "-l", str(disk)])
+
+    def _find_older(self) -> None:
+        """The code of an older version, out of the history of this one."""
+        archive = self.directory / "older.tar"
+        command = ["git", "-C", str(ROOT), "archive", "--output", str(archive), OLDER]
+        if shutil.which("git") is None or subprocess.call(command, stderr=subprocess.DEVNULL):
+            self.notes.append("no history of the code here: no older version runs beside it")
+            return
+        self.older = self.directory / "older"
+        self.older.mkdir()
+        subprocess.run(["tar", "-xf", str(archive), "-C", str(self.older)], check=True)
 
     def _start_targets(self) -> None:
         sink_ledger, task_ledger = self.directory / "sink.jsonl", self.directory / "tasks.jsonl"
@@ -261,6 +275,11 @@ class Lane:
         return answer
 
     # For faults
+
+    def can(self, fault: str) -> bool:
+        """Whether there is what a fault needs."""
+        needed = {"sqlite-disk-full": self.disk, "version-back": self.older}
+        return needed.get(fault, self.directory) is not None
 
     def wait(self, seconds: float) -> None:
         """The fault itself takes this long: nothing is waited for."""

@@ -81,7 +81,7 @@ def run_lane(
             for fault in faults:
                 if time.monotonic() > until:
                     break
-                if fault.name == "sqlite-disk-full" and lane.disk is None:
+                if not lane.can(fault.name):
                     continue
                 inflicted.append(inflict(lane, judge, fault, seed))
                 tell(inflicted[-1])

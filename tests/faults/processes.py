@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from tests.acceptance.installation import stepped_clock
 from tests.faults.catalogue import AFTER_DEATH, AFTER_OUTAGE, AFTER_STEP, LEASE_SECONDS, fault
 from tests.faults.lane import Lane
-from tests.processes import wait_until
 
 END_SECONDS = 40  # for a worker to end warmly: an attempt's timeout, and what it takes to record its results
 
@@ -123,29 +123,42 @@ def rolling_restart(lane: Lane) -> None:
         lane.fleet.running[role].terminate(20)
 
 
-@fault(AFTER_STEP, on="postgresql", times=2)
+@fault(AFTER_STEP, on="postgresql", times=4)
 def clock_step(lane: Lane) -> None:
     """The clock of a worker and of beat is set 120 s ahead, 120 s back, three hours ahead and three back;
     PostgreSQL's is right.
     """
     clock = lane.directory / "clock"
     clock.write_text("0")
-    lane.fleet.hold("beat", "worker-a")
-    for role in ("beat", "worker-a"):
-        lane.fleet.running[role].terminate(END_SECONDS)
-    stepped = stepped_clock(clock)
-    right = {role: lane.fleet.makers[role] for role in ("beat", "worker-a")}
-    lane.fleet.add("beat", lambda: lane.installation.beat(**stepped))
-    lane.fleet.add(*lane.worker("worker-a", **stepped))
-    lane.fleet.release("beat", "worker-a")
-    lane.workers_ready()
-    lane.wait(2)
-    for offset in ("120", "-120", "10800", "-10800"):
-        clock.write_text(offset)
-        lane.wait(10)
-    lane.fleet.hold("beat", "worker-a")
-    for role in ("beat", "worker-a"):
-        lane.fleet.running[role].terminate(END_SECONDS)
-        lane.fleet.add(role, right[role])
-    lane.fleet.release("beat", "worker-a")
-    wait_until(lambda: " ready." in lane.fleet.running["worker-a"].output(), 90)
+    with others_in_place(lane, **stepped_clock(clock)):
+        lane.wait(2)
+        for offset in ("120", "-120", "10800", "-10800"):
+            clock.write_text(offset)
+            lane.wait(10)
+
+
+@fault(AFTER_OUTAGE)
+def version_back(lane: Lane) -> None:
+    """Beat and a worker of an older version, which does not know the two newest migrations, for 20 s."""
+    with others_in_place(lane, PYTHONPATH=str(lane.older)):
+        lane.wait(20)
+
+
+@contextmanager
+def others_in_place(lane: Lane, **settings: str) -> Iterator[None]:
+    """Beat and a worker run with other settings meanwhile."""
+    roles = ("beat", "worker-a")
+    usual = {role: lane.fleet.makers[role] for role in roles}
+    other = {
+        "beat": lambda: lane.installation.beat(**settings),
+        **dict([lane.worker("worker-a", **settings)]),
+    }
+    for makers in (other, usual):
+        lane.fleet.hold(*roles)
+        for role in roles:
+            lane.fleet.running[role].terminate(END_SECONDS)
+            lane.fleet.add(role, makers[role])
+        lane.fleet.release(*roles)
+        lane.workers_ready()
+        if makers is other:
+            yield

@@ -84,8 +84,8 @@ def run_plan(plan: Plan, sender: Connection) -> None:
     except Exception:  # the other lanes have something to say all the same
         traceback.print_exc()
     done = {outcome.fault for outcome in report.outcomes}
-    wanted = plan.only or [fault.name for fault in applicable(plan.lane) if fault.name not in LONG]
-    report.left_out = [name for name in wanted if name not in done]
+    wanted = [fault.name for fault in applicable(plan.lane, plan.only)]
+    report.left_out = [name for name in wanted if name not in done and (plan.only or name not in LONG)]
     sender.send(report)
 
 

@@ -1,4 +1,4 @@
-"""Kombu's transport for Redis, for lists in which anybody may leave anything.
+"""Kombu's transport for Redis, where anybody may leave anything in a list, and the server may go away.
 
 What is no message of kombu's raises in the loop that takes messages, which ends the worker. So it is looked
 at as it comes from Redis, and what kombu could not read is dropped there, with a line in the log.
@@ -14,6 +14,7 @@ from typing import Any
 from kombu.transport import TRANSPORT_ALIASES, redis
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
+from redis import exceptions
 
 SHOWN = 100  # bytes of what was dropped
 
@@ -24,6 +25,14 @@ class Channel(redis.Channel):
     """Takes only messages out of the lists."""
 
     Message: Any
+    connection: Any
+
+    def _connparams(self, asynchronous: bool = False) -> Any:
+        # Of a connection that Celery gave up, kombu closes a channel twice, which then wants to hand back its
+        # messages. Without this an AttributeError ends the worker, where it would connect anew.
+        if self.connection.client is None:
+            raise exceptions.ConnectionError("the connection is closed")
+        return super()._connparams(asynchronous)  # type: ignore[no-untyped-call]
 
     def _create_client(self, asynchronous: bool = False) -> Any:
         client = super()._create_client(asynchronous)  # type: ignore[no-untyped-call]

@@ -97,6 +97,7 @@ courier = Courier(
     ahead=horizon,
 )
 engine.start_courier = courier.start
+engine.take_over = courier.take_over
 engine.stop_courier = courier.stop
 engine.hurry_courier = courier.hurry
 EventTask.recorder = Recorder(database, send, tzdata.release(), horizon)

@@ -37,6 +37,7 @@ MOST_EVENTS = 500  # or until it is so many
 log = logging.getLogger("triggerbeat.engine")
 
 start_courier: Callable[[], None] = lambda: None  # noqa: E731  set by celery_worker, which wires
+take_over: Callable[[], None] = lambda: None  # noqa: E731
 stop_courier: Callable[[float], None] = lambda seconds: None  # noqa: E731
 hurry_courier: Callable[[], None] = lambda: None  # noqa: E731
 
@@ -238,6 +239,7 @@ class EngineConsumer(bootsteps.ConsumerStep):
     """Consumer step: our queue on a channel of its own, when this worker serves it (`-Q`)."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
+    took_over = False
 
     def start(self, c: Any) -> None:
         """Take our queue over from the consumer of the users' tasks."""
@@ -256,6 +258,9 @@ class EngineConsumer(bootsteps.ConsumerStep):
         consumer.qos(prefetch_count=PREFETCH, apply_global=False)
         consumer.consume()
         self.consumers.append(consumer)
+        if not self.took_over:  # not when a lost broker is back: what is held here is held still
+            self.took_over = True
+            take_over()
 
     def get_consumers(self, channel: Any) -> list[Any]:
         """Those that `start` made."""

@@ -28,13 +28,14 @@ from triggers.deliver import Finish, Finished, Released
 from triggers.lanes import CHUNK, Batch, Lane, SharedClock
 from triggers.logs import together
 from triggers.outgoing import values_of
-from triggers.store import delivery, lifecycle
+from triggers.store import delivery, lifecycle, plan
 from triggers.store.delivery import Job
 from triggers.targets import log
 from triggers.targets.placeholders import render
 from triggers.tick import Dispatch, Hint
 
 LATE_SECONDS = 1.0  # after its instant an event that comes now is late anyway
+MOST_TAKEN_OVER = 10_000  # events, when a worker starts; of more the next tick finds what nobody holds
 MOST_DUE = 2_000  # due events in this process before it takes no more from the broker
 SWITCH_SECONDS = 0.001  # a thread that computes lets the loop have its turn; Python's own 5 ms add up
 NOT_EARLY_SECONDS = 0.0005  # after the computed instant, for the error of that measure
@@ -108,6 +109,24 @@ class Courier:
         with self._room:
             self._room.wait_for(lambda: self._stopping or self._due_count(kind) < MOST_DUE)
         self._loop.call_soon_threadsafe(self._hold, kind, batch)
+
+    def take_over(self) -> None:
+        """Hold, too, what a killed worker held. What another one holds after all, one of the two starts."""
+        self._threads.submit(self._take_over)
+
+    def _take_over(self) -> None:
+        try:
+            with self.database.read() as connection:
+                now = self.database.now(connection)
+                found = plan.held(connection, now, now + self.ahead, MOST_TAKEN_OVER)
+        except Exception as error:
+            logger.warning("cannot take over what is planned, ticks do: %s", in_one_line(error))
+            return
+        batches: dict[str, Batch] = {}
+        for id_, due, kind in found:
+            batches.setdefault(kind, []).append((id_, due))
+        for kind, batch in batches.items():
+            self.submit(kind, batch)
 
     def stop(self, drain_seconds: float = float("inf")) -> None:
         """Hand back what has not begun, let calls in flight end for up to `drain_seconds`, record them.

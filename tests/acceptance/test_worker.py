@@ -489,6 +489,23 @@ def test_the_lease_brings_back_what_a_dead_machine_held(
         assert installation.event("task").result == "attempt 2"
 
 
+def test_the_next_worker_takes_over_what_a_killed_one_held(
+    valkey: Valkey, sqlite_url: str, tmp_path: Path
+) -> None:
+    """Without any tick. Celery's message is gone: the killed worker had taken it."""
+    with Installation(tmp_path, sqlite_url, valkey.url) as installation:
+        worker = installation.worker()
+        at = (datetime.now(UTC) + timedelta(seconds=8)).isoformat()
+        installation.create("held", {"type": "log", "message": "hello"}, {"type": "once", "at": at})
+        installation.hint()
+        wait_until(lambda: re.search(r"deliver\[.* succeeded", worker.output()), 20)
+        worker.kill()
+        assert installation.event("held").status == "pending"
+        installation.worker_unready(name="next")
+        installation.wait_for_all(["held"], seconds=40)
+        assert installation.event("held").status == "succeeded"
+
+
 def statuses(installation: Installation, names: list[str], status: str) -> Callable[[], bool]:
     """Whether the events of all these triggers have this status."""
     return lambda: all([e.status for e in installation.events(name)] == [status] for name in names)

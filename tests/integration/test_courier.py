@@ -9,19 +9,19 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from statistics import median
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, text
+from sqlalchemy import insert, text, update
 
 import models.database
 from models import Attempt, Event, Trigger
 from models.base import new_id
 from models.database import Database, migrate
 from tests.integration import test_tick
-from tests.integration.test_tick import LOG, TZDATA, World, seconds
+from tests.integration.test_tick import LOG, TASK, TZDATA, World, seconds
 from tests.servers import PostgreSQL, wait_until
 from tests.sink import Received, Sink
 from triggers import calls, lanes, tick
@@ -29,6 +29,7 @@ from triggers import courier as couriers
 from triggers.calls import PER_HOST
 from triggers.courier import Courier
 from triggers.deliver import LEASE_MARGIN
+from triggers.store import plan
 from triggers.store.delivery import Job
 from triggers.tick import Hint
 
@@ -672,6 +673,48 @@ def test_what_was_handed_back_is_delivered_by_another(post: Post) -> None:
     post.wait_for("t", succeeded=1)
     (event,) = post.events("t")
     assert event.started_at >= event.due_at
+
+
+def test_what_a_killed_worker_held_is_taken_over_by_the_next_that_starts(post: Post) -> None:
+    """Without a tick: the next one may be a minute away."""
+    for kind, target in {"call": post.target("/status/200"), "log": LOG, "task": TASK}.items():
+        post.create(kind, target, ahead=2)
+    post.create("later", LOG, ahead=60)
+    tick.execute_scheduled_triggers(post.world.database, lambda hints: True, seconds(90), TZDATA)
+    post.courier.ahead = seconds(30)
+    post.courier.take_over()
+    for kind in ("call", "log"):
+        post.wait_for(kind, succeeded=1)
+        (event,) = post.events(kind)
+        assert timedelta() <= event.started_at - event.due_at < plan.GRACE
+    wait_until(lambda: [job.name for job in post.published] == ["task"], 10)
+    assert not post.courier._held, "what lies further ahead stays where it is"
+
+
+def test_only_what_somebody_may_have_held_is_taken_over(post: Post) -> None:
+    """Not what was sent again, what ticks look at anyway, or a task that was published at its instant."""
+    for kind, target in {"call": post.target("/status/200"), "task": TASK}.items():
+        post.create(kind, target)
+        post.add(kind, 4)
+    now = datetime.now(UTC)
+    with post.world.database.write() as connection:
+        for kind in ("call", "task"):
+            changes: list[dict[str, Any]] = [
+                {"recheck_at": now + seconds(9)},
+                {"recheck_at": now + seconds(20), "due_at": now + seconds(10)},
+                {"recheck_at": now + seconds(9), "dispatches": 1},
+                {"recheck_at": now - seconds(1)},
+            ]
+            for event, values in zip(post.events(kind), changes, strict=True):
+                connection.execute(update(Event).where(Event.id == event.id).values(values))
+        first, *ahead = plan.held(connection, now, now + seconds(30), 100)
+        assert (first[1] < now, first[2]) == (True, "http")
+        assert sorted((due - now, kind) for _, due, kind in ahead) == [
+            (seconds(10), "celery"),
+            (seconds(10), "http"),
+        ]
+        assert len(plan.held(connection, now, now + seconds(30), 2)) == 2
+        assert plan.held(connection, now, now + seconds(5), 100) == [first]
 
 
 def test_a_stop_waits_no_longer_than_it_may(post: Post) -> None:

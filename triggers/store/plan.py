@@ -248,6 +248,29 @@ def unfinished(connection: Connection, statement: TextClause, values: dict[str, 
     return [Unattended(*row) for row in connection.execute(columns, values)]
 
 
+# By `recheck_at`, which has an index, and which is `due_at` + GRACE for what was sent once.
+HELD = """
+SELECT e.id, e.due_at, t.target_type FROM events e JOIN triggers t ON t.id = e.trigger_id
+WHERE e.recheck_at > :now AND e.recheck_at <= :until AND e.status = 'pending' AND e.dispatches = 0
+  AND e.due_at <= :latest AND (e.due_at > :now OR t.target_type <> 'celery')
+ORDER BY e.recheck_at LIMIT :most
+"""
+
+
+def held(
+    connection: Connection, now: datetime, latest: datetime, most: int
+) -> list[tuple[str, datetime, str]]:
+    """Events up to `latest` that were sent once and are not started, the first ones first: id, instant, kind.
+
+    Somebody holds them, or did before being killed. A user's task whose instant has passed was published.
+    """
+    names = ("now", "until", "latest")
+    statement = text(HELD).columns(id=Id, due_at=Instant, target_type=String)
+    statement = statement.bindparams(*(bindparam(name, type_=Instant) for name in names))
+    values = {"until": latest + GRACE, "latest": latest, "now": now, "most": most}
+    return [(row.id, row.due_at, row.target_type) for row in connection.execute(statement, values)]
+
+
 LOOK_AGAIN = """
 UPDATE events SET recheck_at = r.recheck_at, dispatches = r.dispatches
 FROM {rows} WHERE events.id = r.id AND events.recheck_at IS NOT NULL

@@ -48,6 +48,8 @@ def options(settings: Settings) -> dict[str, Any]:
         "task_ignore_result": settings.celery_result_backend is None,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,  # a broker that is away for an hour comes back all the same
+        # A Redis that refuses writes, as in a failover, is one that is away. RabbitMQ refuses for good.
+        "broker_channel_error_retry": not rabbitmq,
         "broker_connection_timeout": SOCKET_SECONDS,
         "broker_heartbeat": SOCKET_SECONDS,  # RabbitMQ and the worker give up after two or three
         "broker_transport_options": ONE_TRY | (rabbitmq_options() if rabbitmq else redis_options()),

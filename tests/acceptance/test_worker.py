@@ -28,7 +28,7 @@ from tests.acceptance.installation import (
     message,
     task,
 )
-from tests.processes import Process, wait_until
+from tests.processes import Process, free_port, wait_until
 from tests.servers import RabbitMQ, Server, Valkey
 from triggers import tick
 from triggers.tick import Hint
@@ -323,6 +323,22 @@ def test_worker_and_beat_outlive_their_broker(kind: str, postgres_url: str, tmp_
         promptly(installation)
         assert worker.alive()
         assert beat.alive()
+
+
+def test_a_worker_outlives_a_redis_that_refuses_writes(sqlite_url: str, tmp_path: Path) -> None:
+    """As in a failover. What it holds and what it calls would end with it."""
+    with (
+        Valkey(tmp_path / "valkey") as valkey,
+        Installation(tmp_path / "files", sqlite_url, valkey.url) as installation,
+    ):
+        worker = installation.worker()
+        valkey.command("REPLICAOF", "127.0.0.1", free_port())
+        wait_until(lambda: re.search("ReadOnly|READONLY|read only", worker.output()), 60, worker.output)
+        valkey.command("REPLICAOF", "NO", "ONE")
+        installation.create("after", {"type": "log", "message": "hello"})
+        installation.hint()
+        installation.wait_for_all(["after"], seconds=60)
+        assert worker.alive(), worker.output()
 
 
 @pytest.mark.parametrize("target", [message(), task("divide", 1, 2)], ids=["log", "task"])

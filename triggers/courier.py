@@ -116,17 +116,21 @@ class Courier:
 
     def _take_over(self) -> None:
         try:
-            with self.database.read() as connection:
-                now = self.database.now(connection)
-                found = plan.held(connection, now, now + self.ahead, MOST_TAKEN_OVER)
+            batches = self._held_by_somebody()
         except Exception as error:
             logger.warning("cannot take over what is planned, ticks do: %s", in_one_line(error))
             return
+        for kind, batch in batches.items():
+            self.submit(kind, batch)
+
+    def _held_by_somebody(self) -> dict[str, Batch]:
+        with self.database.read() as connection:
+            now = self.database.now(connection)
+            found = plan.held(connection, now, now + self.ahead, MOST_TAKEN_OVER)
         batches: dict[str, Batch] = {}
         for id_, due, kind in found:
             batches.setdefault(kind, []).append((id_, due))
-        for kind, batch in batches.items():
-            self.submit(kind, batch)
+        return batches
 
     def stop(self, drain_seconds: float = float("inf")) -> None:
         """Hand back what has not begun, let calls in flight end for up to `drain_seconds`, record them.

@@ -90,12 +90,24 @@ class Worker:
         yield from (self.forever(work) for work in (self.log, self.log, self.http, self.starts, self.tasks))
         yield self.forever(self.finishes)
         yield self.forever(self.records)
+        yield self.take_over()
 
     def died(self) -> None:
         """What it was calling goes on without anybody who waits for it."""
         for delivery in self.calls:
             if delivery.ended is None:
                 delivery.died = True
+
+    def take_over(self) -> Steps:
+        """As `Courier._take_over`."""
+        yield 0.05
+        try:
+            batches = self.courier._held_by_somebody()
+        except Exception as error:
+            self.world.expect(error)
+            return
+        for kind, batch in batches.items():
+            self.hold(kind, batch)
 
     def forever(self, work: Callable[[], Steps]) -> Steps:
         """As `Courier._forever`: what fails is logged, and found by its `recheck_at`."""

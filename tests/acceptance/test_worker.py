@@ -484,7 +484,7 @@ def test_the_lease_brings_back_what_a_dead_machine_held(
         Process(["python", "-m", "tests.sink"], tmp_path / "sink", name="sink") as sink,
     ):
         port = re.findall(r"\d+", sink.expect("port"))[0]
-        policy, retry = {"timeout_seconds": 1}, {"max_attempts": 2, "min_backoff_seconds": 1}
+        policy, retry = {"timeout_seconds": 3}, {"max_attempts": 2, "min_backoff_seconds": 1}
         worker = installation.worker_unready()
         installation.beat()
         worker.expect(" ready.", 40)

@@ -232,7 +232,8 @@ def rabbitmq_close_connections(lane: Lane) -> None:
     """RabbitMQ closes all its connections, four times in 12 s."""
     assert lane.rabbitmq is not None
     for _ in range(4):
-        lane.rabbitmq.control('rabbit_networking:close_all_connections("fault").')
+        with suppress(AssertionError):  # it fails when one of them ends at the same moment by itself
+            lane.rabbitmq.control('rabbit_networking:close_all_connections("fault").')
         lane.wait(3)
 
 

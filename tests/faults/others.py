@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -11,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tests.faults.catalogue import AFTER_DEATH, AFTER_OUTAGE, FAULTS, fault
 from tests.faults.lane import Lane
 from tests.faults.workload import BAD_PREFIX, EDITED_PREFIX, document, every
+from tests.processes import wait_until
 from triggers import manage
 from triggers.definition import parse_trigger
 from triggers.errors import Conflict, NotFound
@@ -70,13 +72,16 @@ def meddle(lane: Lane, name: str) -> None:
         pass  # another fault is on as well
 
 
-def attempt_change(lane: Lane, change: Any, name: str) -> None:
-    """Pause, resume or delete, if there is anything to."""
+def attempt_change(lane: Lane, change: Any, name: str) -> bool:
+    """Pause, resume or delete; whether that is done, or there is nothing to."""
     try:
         with lane.installation.database.write() as connection:
             change(connection, name, lane.installation.database.now)
-    except (Conflict, NotFound, SQLAlchemyError, TimeoutError):
-        pass
+    except (Conflict, NotFound):
+        return True
+    except (SQLAlchemyError, TimeoutError):
+        return False
+    return True
 
 
 @fault(AFTER_OUTAGE)
@@ -88,8 +93,8 @@ def bad_targets(lane: Lane) -> None:
     for name, path in zip(names, BAD_PATHS, strict=True):
         lane.create(document(name, every(2), lane.targets.http(path), retry, timeout_seconds=2))
     lane.wait(15)
-    for name in names:
-        attempt_change(lane, manage.delete, name)
+    for name in names:  # or it goes on failing for the rest of the run
+        wait_until(partial(attempt_change, lane, manage.delete, name), 60, f"{name} to be deleted")
 
 
 @fault(AFTER_DEATH + AFTER_OUTAGE, deaths=True, times=AT_ONCE)

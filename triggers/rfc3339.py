@@ -20,6 +20,11 @@ _DATE_TIME = re.compile(
 _EXAMPLE = "2026-03-29T02:30:00"
 
 
+def before(instant: datetime) -> datetime:
+    """The instant before, so that what is exclusive begins with this one; the first of all has none."""
+    return instant - MICROSECOND if instant > BEGINNING else instant
+
+
 def parse_instant(text: str, field: str) -> datetime:
     """The instant that an RFC 3339 `date-time` names, in UTC.
 

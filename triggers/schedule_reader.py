@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from triggers.cron import Cron, parse_cron
 from triggers.errors import InvalidSchedule
-from triggers.rfc3339 import BEGINNING, EPOCH, MICROSECOND, parse_instant, parse_moment
+from triggers.rfc3339 import BEGINNING, EPOCH, before, parse_instant, parse_moment
 from triggers.rules import CronRule, IntervalRule, ManualRule, OnceRule, Rule, Run
 from triggers.zones import DAY, FIRST_INSTANT, LAST_INSTANT, Zone, zone
 
@@ -64,7 +64,7 @@ class Schedule:
         instant = aware(instant, "instant")
         if self.start is None or instant >= self.start:
             return instant
-        return _just_before(self.start)  # so that an occurrence at the bound itself counts
+        return before(self.start)  # so that an occurrence at the bound itself counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,14 +121,10 @@ def _refuse_never(schedule: Schedule) -> None:
     """Refuse bounds that leave nothing. The calendar itself is judged with the expression."""
     if isinstance(schedule.rule, _Unanchored) or (schedule.start is None and schedule.end is None):
         return
-    first = schedule.after(BEGINNING if schedule.start is None else _just_before(schedule.start))
+    first = schedule.after(BEGINNING if schedule.start is None else before(schedule.start))
     if first is None:
         raise InvalidSchedule("no occurrence within start_time and end_time: it can never fire",
                               "end_time" if schedule.end is not None else "start_time")  # fmt: skip
-
-
-def _just_before(instant: datetime) -> datetime:
-    return instant - MICROSECOND if instant > BEGINNING else instant
 
 
 def _kind(schedule: Mapping[str, object]) -> str:

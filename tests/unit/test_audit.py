@@ -24,7 +24,8 @@ from triggers.audit.records import (
     Span,
     Subject,
 )
-from triggers.audit.timeline import BEGINNING, END, Timeline
+from triggers.audit.timeline import END, Timeline
+from triggers.rfc3339 import BEGINNING
 from triggers.schedule import fire_at, parse
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)

@@ -24,14 +24,13 @@ from triggers.audit.telling import Teller, broken, matches
 from triggers.audit.timeline import (
     INSTANT,
     Piece,
-    before,
     ends_at,
     idle_code,
     in_words,
     plans,
     understood,
 )
-from triggers.rfc3339 import format_utc
+from triggers.rfc3339 import before, format_utc
 from triggers.rules import Run
 from triggers.schedule import fire_at
 

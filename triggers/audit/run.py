@@ -26,7 +26,7 @@ from triggers.audit.records import (
     Span,
     Subject,
 )
-from triggers.audit.timeline import BEGINNING
+from triggers.rfc3339 import BEGINNING
 from triggers.store import audit as store
 
 DAY = timedelta(days=1)

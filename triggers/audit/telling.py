@@ -8,7 +8,8 @@ from datetime import datetime
 from models.states import Change as Made
 from triggers.audit.purges import reach
 from triggers.audit.records import Code, Finding, Kind, Recorded, Report, Span, Subject
-from triggers.audit.timeline import Timeline, before, same_json, understood, zone_of
+from triggers.audit.timeline import Timeline, same_json, understood, zone_of
+from triggers.rfc3339 import before
 
 
 class Teller:

@@ -14,12 +14,11 @@ from models.states import TriggerState
 from triggers.audit.records import Change, Code
 from triggers.errors import InvalidSchedule
 from triggers.planning import occurrence_after
-from triggers.rfc3339 import EPOCH, format_utc
+from triggers.rfc3339 import BEGINNING, EPOCH, before, format_utc
 from triggers.rules import CronRule, OnceRule, Run
 from triggers.schedule import Schedule, parse_cached
 
 INSTANT = timedelta(microseconds=1)
-BEGINNING = datetime.min.replace(tzinfo=UTC)
 END = datetime.max.replace(tzinfo=UTC)
 UNLIMITED = 1_000_000_000_000  # occurrences; more than any schedule has until the year 9999
 CLOCK_CHANGE_SECONDS = 3 * 3_600  # the largest change of clocks after which jobs are moved
@@ -192,11 +191,6 @@ class Timeline:
             if change.effective_at < instant and change.change != Made.COMPLETED:
                 return change
         return None
-
-
-def before(instant: datetime) -> datetime:
-    """The instant before, so that what is exclusive begins with this one; the first of all has none."""
-    return instant - INSTANT if instant > BEGINNING else instant
 
 
 def behind(instant: datetime) -> datetime:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from tests.acceptance.installation import stepped_clock
 from tests.faults.catalogue import AFTER_DEATH, AFTER_OUTAGE, AFTER_STEP, LEASE_SECONDS, fault
 from tests.faults.lane import Lane
+from tests.processes import Process
 
 END_SECONDS = 40  # for a worker to end warmly: an attempt's timeout, and what it takes to record its results
 
@@ -147,18 +148,19 @@ def version_back(lane: Lane) -> None:
 @contextmanager
 def others_in_place(lane: Lane, **settings: str) -> Iterator[None]:
     """Beat and a worker run with other settings meanwhile."""
-    roles = ("beat", "worker-a")
-    usual = {role: lane.fleet.makers[role] for role in roles}
-    other = {
-        "beat": lambda: lane.installation.beat(**settings),
-        **dict([lane.worker("worker-a", **settings)]),
-    }
-    for makers in (other, usual):
-        lane.fleet.hold(*roles)
-        for role in roles:
-            lane.fleet.running[role].terminate(END_SECONDS)
-            lane.fleet.add(role, makers[role])
-        lane.fleet.release(*roles)
-        lane.workers_ready()
-        if makers is other:
-            yield
+    _, worker = lane.worker("worker-a", **settings)
+    other = {"beat": lambda: lane.installation.beat(**settings), "worker-a": worker}
+    usual = {role: lane.fleet.makers[role] for role in other}
+    replace(lane, other)
+    yield
+    replace(lane, usual)
+
+
+def replace(lane: Lane, makers: Mapping[str, Callable[[], Process]]) -> None:
+    """End these roles' processes, and start the given ones in their place."""
+    lane.fleet.hold(*makers)
+    for role, maker in makers.items():
+        lane.fleet.running[role].terminate(END_SECONDS)
+        lane.fleet.add(role, maker)
+    lane.fleet.release(*makers)
+    lane.workers_ready()

@@ -18,6 +18,8 @@ OURS = "celery"  # ticks and deliveries
 # Without it kombu tries for ever to open a channel for a publish, whatever the publish itself allows.
 ONE_TRY = {"max_retries": 1, "interval_start": 0.2, "interval_step": 0, "interval_max": 0.2}
 SOCKET_SECONDS = 5  # after this a silent connection counts as broken
+# With Redis earlier: a loop that finds it silent asks over several connections in turn, and waits on each.
+REDIS_SECONDS = 3
 AGAIN_SECONDS = 2.0  # between two tries to connect
 PREFIX = "celery_config.celery_worker."  # the names of our own tasks begin with it
 
@@ -53,8 +55,8 @@ def options(settings: Settings) -> dict[str, Any]:
         "broker_connection_timeout": SOCKET_SECONDS,
         "broker_heartbeat": SOCKET_SECONDS,  # RabbitMQ and the worker give up after two or three
         "broker_transport_options": ONE_TRY | (rabbitmq_options() if rabbitmq else redis_options()),
-        "redis_socket_timeout": SOCKET_SECONDS,
-        "redis_socket_connect_timeout": SOCKET_SECONDS,
+        "redis_socket_timeout": REDIS_SECONDS,
+        "redis_socket_connect_timeout": REDIS_SECONDS,
         "redis_socket_keepalive": True,
         "task_publish_retry_policy": {"max_retries": 1, "interval_start": 0.2, "interval_max": 0.2},
         "task_default_queue": OURS,
@@ -76,10 +78,10 @@ def quorum(settings: Settings) -> bool:
 def redis_options() -> dict[str, Any]:
     """A connection that went silent is noticed within seconds instead of never."""
     return {
-        "socket_timeout": SOCKET_SECONDS,
-        "socket_connect_timeout": SOCKET_SECONDS,
+        "socket_timeout": REDIS_SECONDS,
+        "socket_connect_timeout": REDIS_SECONDS,
         "socket_keepalive": True,
-        "health_check_interval": SOCKET_SECONDS,
+        "health_check_interval": REDIS_SECONDS,
     }
 
 

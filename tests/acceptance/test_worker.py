@@ -30,7 +30,7 @@ from tests.acceptance.installation import (
 )
 from tests.processes import Process, free_port, wait_until
 from tests.servers import RabbitMQ, Server, Valkey
-from triggers import tick
+from triggers import queue_view, tick
 from triggers.tick import Hint
 
 WRONG_TICK = "TICK_SECONDS='soon' is not allowed: it must be a whole number of seconds from 1 to 3600"
@@ -525,6 +525,27 @@ def test_the_next_worker_takes_over_what_a_killed_one_held(
 def statuses(installation: Installation, names: list[str], status: str) -> Callable[[], bool]:
     """Whether the events of all these triggers have this status."""
     return lambda: all([e.status for e in installation.events(name)] == [status] for name in names)
+
+
+def test_the_queue_shows_what_a_busy_worker_holds(valkey: Valkey, sqlite_url: str, tmp_path: Path) -> None:
+    """A message that is neither in its list any more nor begun, for as long as that takes."""
+    with Installation(tmp_path, sqlite_url, valkey.url) as installation:
+        installation.worker("-c", "1")
+        end = tmp_path / "end"
+        installation.now("busy", task("wait_for_file", str(end)))
+        installation.wait_for("busy", "running")
+        installation.now("waits", task("divide", 4, 2))
+        waits = installation.wait_for("waits", "pending").id
+        url = installation.settings.celery_broker_url
+
+        def held() -> list[str]:
+            shown = queue_view.queues(installation.settings, url)["held"]["messages"]
+            return [str(one["id"]) for one in shown]
+
+        wait_until(lambda: held() == [waits], 20)
+        end.touch()
+        installation.wait_for_all(["busy", "waits"])
+        assert held() == []
 
 
 @pytest.mark.parametrize("queue", ["celery", "tasks"])

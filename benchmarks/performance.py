@@ -176,7 +176,7 @@ def neighbours(lines: Sequence[Line]) -> str:
     said = [markdown(headers, table_rows(line["rows"], line["missing"], counts))]
     said.append(
         f"`(cut)`: not all had run after {line['cut_seconds']:g} s; what had, a second. `-`: not measured; "
-        "`make bench` tries nobody who was cut at a greater number, unless a bound rests on it."
+        "`make bench` leaves out who would be cut by its rate at the one before, unless a bound needs it."
     )
     said += [f"{name}: {reason}" for name, reason in line["missing"].items()]
     said += [f"![{alt}]({PLOTS}/{name})" for name, (alt, _) in plots(lines).items()]

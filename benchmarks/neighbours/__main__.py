@@ -8,7 +8,8 @@ use the same PostgreSQL, with durability on, and the same Valkey, empty for each
 fixed versions, into environments of their own below `.benchmarks/`. Everything is stored beforehand, and a
 few that are due earlier show that all is loaded and connected. The clock starts at the instant. What is not
 done after `--cut` seconds is counted as far as it came. All of it takes half an hour; `--brief` saves half of
-that: who was cut at one count is not measured at a greater one, unless a bound of ours rests on that.
+that: who would not be done in time by its rate at one count is not measured at the next, unless a bound of
+ours rests on that.
 """
 
 from __future__ import annotations
@@ -59,9 +60,9 @@ class Measured:
         self, name: str, title: str, packages: Sequence[str], run: Callable[[int], Outcome]
     ) -> None:
         """Measure at one count after the other; a failure ends these, but not the others."""
-        slow = False
+        rate = float("inf")
         for count in self.counts:
-            if self.brief and slow and not is_judged(name, count):
+            if self.brief and rate * self.cut < count and not is_judged(name, count):
                 continue
             try:
                 outcomes = repeated(name, run, count)
@@ -70,7 +71,7 @@ class Measured:
                 return
             self.rows.append(row(name, title, outcomes, packages=list(packages)))
             one = middle(outcomes)
-            slow = one.cut
+            rate = one.rate
             print(f"{title}, {count:,}: {one.done:,} in {one.seconds:.3f} s", flush=True)
 
     def give_up(self, name: str, reason: str) -> None:

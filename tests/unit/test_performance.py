@@ -12,6 +12,7 @@ import pytest
 from benchmarks import all as every
 from benchmarks import performance
 from benchmarks.bounds import judged
+from benchmarks.flames import WAITING, Stack, flames, frames_of, inclusive, stacks
 from benchmarks.neighbours import environments
 from benchmarks.neighbours.environments import NotInstalled, prepare
 from benchmarks.neighbours.outcomes import (
@@ -290,3 +291,44 @@ def test_a_plot_is_well_formed_and_no_bar_leaves_it(values: list[float]) -> None
         float(one.get("x", 0)) + float(one.get("width", 0)) <= float(rectangles[0].get("width", 0))
         for one in rectangles
     )
+
+
+# --------------------------------------------------------------------------------------- where time goes
+
+RAW = """\
+run (threading.py:9);Threads.run (celery_config/engine.py:1);plan (triggers/tick.py:7);a (sqlalchemy/x.py:1);\
+b (sqlalchemy/y.py:2);__enter__ (contextlib.py:3);write (models/database.py:4) 3
+run (threading.py:9);plan (triggers/tick.py:9);ask (sqlalchemy/x.py:1);C.wait (psycopg/connection.py:5);\
+deep (psycopg/waiting.py:6) 5
+run (threading.py:9);loop (triggers/courier.py:1);select (selectors.py:2) 100
+run (threading.py:9);main (celery/bin.py:2) 100
+"""
+FOLDED: dict[Stack, int] = {
+    ("plan (tick.py)", "sqlalchemy", "write (database.py)"): 3,
+    ("plan (tick.py)", "sqlalchemy", WAITING): 5,
+}
+
+
+def test_a_stack_begins_with_our_work_and_a_library_is_one_frame() -> None:
+    assert stacks(RAW.splitlines()) == FOLDED
+    counted = inclusive(FOLDED)
+    assert counted["plan (tick.py)"] == counted["sqlalchemy"] == 8
+    assert counted[WAITING] == 5
+
+
+def test_flames_lie_over_who_calls_them() -> None:
+    assert list(frames_of(FOLDED, 0, 0)) == [
+        ("plan (tick.py)", 0, 0, 8),
+        ("sqlalchemy", 1, 0, 8),
+        (WAITING, 2, 0, 5),
+        ("write (database.py)", 2, 5, 3),
+    ]
+    root = ElementTree.fromstring(flames("<title>", FOLDED))
+    boxes = [element for element in root.iter() if element.tag.endswith("}g")]
+    assert [box[0].text for box in boxes] == [
+        "plan (tick.py): 100.0%",
+        "sqlalchemy: 100.0%",
+        f"{WAITING}: 62.5%",
+        "write (database.py): 37.5%",
+    ]
+    assert [box[1].get("x") for box in boxes] == ["0.0", "0.0", "0.0", "625.0"]

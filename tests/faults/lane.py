@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -266,7 +267,8 @@ class Lane:
         errors = self.directory / "audit-errors.log"
         with errors.open("ab") as log:
             done = subprocess.run(
-                ["triggerbeat", *words], stdout=subprocess.PIPE, stderr=log, timeout=300, check=False,
+                [sys.executable, "-m", "triggers.cli", *words],
+                stdout=subprocess.PIPE, stderr=log, timeout=300, check=False,
                 env={**os.environ, **self.installation.environment}, cwd=self.installation.directory,
             )  # fmt: skip
         assert done.returncode in (0, 1), errors.read_text()

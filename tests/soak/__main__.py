@@ -48,9 +48,9 @@ def main() -> int:
     )
     with Site(arguments.database, directory, arguments.rate, max(3, int(seconds / KEPT_SHARE))) as site:
         series, died = soak(site, seconds)
+        title = f"{arguments.minutes:g} min, {arguments.database}, {arguments.rate} occurrences a second"
+        (results / "soak.svg").write_text(draw(title, seconds, series))
         told = tell(site, series, seconds, died)
-    title = f"{arguments.minutes:g} min, {arguments.database}, {arguments.rate} occurrences a second"
-    (results / "soak.svg").write_text(draw(title, seconds, series))
     (results / "soak.json").write_text(json.dumps(told | {"series": series}) + "\n")
     print(json.dumps(told))
     if told["ok"] and not arguments.keep:

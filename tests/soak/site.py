@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -132,7 +133,8 @@ class Site:
         """What `triggerbeat audit --json` says of all of it."""
         words = ["audit", "--json", "--from", self.began.isoformat(), "--to", datetime.now(UTC).isoformat()]
         done = subprocess.run(
-            ["triggerbeat", *words], capture_output=True, text=True, timeout=AUDIT_SECONDS, check=False,
+            [sys.executable, "-m", "triggers.cli", *words],
+            capture_output=True, text=True, timeout=AUDIT_SECONDS, check=False,
             env={**os.environ, **self.installation.environment}, cwd=self.installation.directory,
         )  # fmt: skip
         assert done.returncode in (0, 1), done.stderr

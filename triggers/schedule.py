@@ -34,6 +34,7 @@ __all__ = [
 
 _OBJECTS_KEPT = 8_192
 _SCHEDULES_KEPT = 131_072  # one tick's worth; some 100 MB at the very most
+_ONCE_KEPT = 1_024  # those that nobody asks for again
 
 
 def next_occurrences(schedule: Mapping[str, object], after: datetime, count: int) -> list[datetime]:
@@ -72,7 +73,7 @@ def parse(schedule: Mapping[str, object], anchor: datetime | None) -> Schedule:
 
 def parse_cached(text: str, anchor: datetime | None) -> Schedule:
     """Like `parse`, for the canonical JSON text of a schedule; remembers what it understood."""
-    return anchored(_understood(text), anchor)
+    return anchored((_understood_once if '"once"' in text else _understood)(text), anchor)
 
 
 def forget_schedules() -> None:
@@ -81,6 +82,7 @@ def forget_schedules() -> None:
     What else is remembered goes by the zone object, and a zone that is read anew is another.
     """
     _understood.cache_clear()
+    _understood_once.cache_clear()
     _remembered.cache_clear()
 
 
@@ -162,13 +164,16 @@ def _remembered(*members: object) -> Schedule:
     return understand(dict(zip(members[:half], members[half:], strict=True)))  # type: ignore[arg-type]
 
 
-@lru_cache(maxsize=_SCHEDULES_KEPT)
-def _understood(text: str) -> Schedule:
+def _understand(text: str) -> Schedule:
     try:
         schedule = json.loads(text)
     except ValueError as error:
         raise InvalidSchedule(f"not JSON: {error}") from None
     return understand(schedule)
+
+
+_understood = lru_cache(maxsize=_SCHEDULES_KEPT)(_understand)
+_understood_once = lru_cache(maxsize=_ONCE_KEPT)(_understand)
 
 
 def _stored_at(text: str) -> str:

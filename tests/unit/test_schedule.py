@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from datetime import UTC, datetime, timedelta, timezone
@@ -14,10 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from triggers.errors import InvalidSchedule
+from triggers.rules import OnceRule
 from triggers.schedule import (
     Run,
     explain,
     fire_at,
+    forget_schedules,
     next_occurrences,
     parse,
     parse_cached,
@@ -622,3 +625,14 @@ def test_what_equals_a_valid_schedule_is_not_taken_for_it() -> None:
             assert len(next_occurrences(valid, datetime(2026, 1, 1, tzinfo=UTC), 1)) == 1
             with pytest.raises(InvalidSchedule):
                 next_occurrences(valid | {field: wrong}, datetime(2026, 1, 1, tzinfo=UTC), 1)
+
+
+def test_of_schedules_that_fire_once_only_a_few_are_remembered() -> None:
+    """A worker meets each of them once; by the million they would fill its memory."""
+    forget_schedules()
+    texts = [json.dumps(once(f"{NOW + timedelta(seconds=n):%Y-%m-%dT%H:%M:%SZ}")) for n in range(3_000)]
+    found = [parse_cached(text, None).after(NOW) for text in texts[1:]]
+    assert found == [NOW + timedelta(seconds=n) for n in range(1, 3_000)]
+    gc.collect()
+    assert 0 < sum(isinstance(one, OnceRule) for one in gc.get_objects()) < 1_500
+    assert parse_cached(texts[-1], None).rule is parse_cached(texts[-1], None).rule

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,6 +24,7 @@ PER_HOST = 100  # calls in flight to one host, so that one that hangs delays nob
 IN_FLIGHT = 2_000  # calls in flight in this process
 MOST_FILES = 8_192  # that we ask to have open at once; Debian gives a process 1,024 unasked
 OTHER_FILES = 200  # of these, for all but calls
+LATE_EVERY = 10  # each so manyth call to a host is one that came late, when there are others
 AT_ONCE = 20  # calls that begin in one turn of the loop
 
 logger = logging.getLogger("triggerbeat.courier")
@@ -31,10 +32,27 @@ logger = logging.getLogger("triggerbeat.courier")
 
 @dataclass(slots=True)
 class Host:
-    """The calls to one host."""
+    """The calls to one host. Of the parked ones those that are on time go first, as in a `Lane`."""
 
     in_flight: int = 0
     parked: deque[Job] = field(default_factory=deque)
+    late: deque[Job] = field(default_factory=deque)
+    turn: int = 0
+
+    def park(self, job: Job, late: bool) -> None:
+        """Let the job wait."""
+        (self.late if late else self.parked).append(job)
+
+    def next(self) -> Job:
+        """The parked job whose turn it is."""
+        self.turn = (self.turn + 1) % LATE_EVERY
+        late = self.late and (not self.parked or not self.turn)
+        return (self.late if late else self.parked).popleft()
+
+    @property
+    def waits(self) -> bool:
+        """Whether a job is parked."""
+        return bool(self.parked or self.late)
 
 
 class Calls:
@@ -49,26 +67,26 @@ class Calls:
         self._launches: set[asyncio.Task[None]] = set()  # which begin calls
         self._caller = caller
         self._ended = ended
-        self._most = max(1, min(IN_FLIGHT, open_files() - OTHER_FILES))
+        self._ceiling = max(2, open_files() - OTHER_FILES)  # with the first calls of however many hosts
+        self._most = max(1, min(IN_FLIGHT, self._ceiling // 2))
         self._admitted = 0
         self._hosts: dict[str, Host] = {}
+        self._line: OrderedDict[str, None] = OrderedDict()  # hosts that wait for others, in turn
         self._taken: dict[str, str] = {}  # events, with their hosts
         self._wake = asyncio.Event()
 
     def __contains__(self, event_id: str) -> bool:
         return event_id in self._taken
 
-    def admit(self, job: Job) -> None:
+    def admit(self, job: Job, late: bool = False) -> None:
         """Let the job start when its host and this process have room, else park it."""
         name = self._taken.setdefault(job.id, host_of(job))
         host = self._hosts.setdefault(name, Host())
-        if not self._has_room(host):
-            host.parked.append(job)
+        if self._has_room(host):
+            self._start(host, job)
         else:
-            host.in_flight += 1
-            self._admitted += 1
-            self.startable.append(job)
-            self._wake.set()
+            host.park(job, late)
+            self._stand_in_line(name, host)
 
     async def take(self) -> list[Job]:
         """Up to a chunk of jobs that may start, as soon as there is any."""
@@ -88,9 +106,11 @@ class Calls:
 
     def take_unstarted(self) -> list[Job]:
         """Give up the calls that are parked, or may begin and have not."""
-        jobs = [job for host in self._hosts.values() for job in host.parked]
+        jobs = [job for host in self._hosts.values() for job in (*host.parked, *host.late)]
         for host in self._hosts.values():
             host.parked.clear()
+            host.late.clear()
+        self._line.clear()
         for job in jobs:
             self._taken.pop(job.id, None)
         startable = list(self.startable)
@@ -104,20 +124,38 @@ class Calls:
         return bool(self.in_flight or self._launches)
 
     def _has_room(self, host: Host) -> bool:
-        """Whether one more call may begin. Each host has one, however many others hang."""
+        """Whether one more call may begin. Each host has one, however many others hang, as long as this
+        process may open files.
+        """
         if host.in_flight == 0:
-            return True
+            return self._admitted < self._ceiling
         return host.in_flight < PER_HOST and self._admitted < self._most
 
+    def _start(self, host: Host, job: Job) -> None:
+        host.in_flight += 1
+        self._admitted += 1
+        self.startable.append(job)
+        self._wake.set()
+
+    def _stand_in_line(self, name: str, host: Host) -> None:
+        """Wait for room that others give up. A host with all its calls in flight waits for one of its own."""
+        if host.waits and host.in_flight < PER_HOST:
+            self._line.setdefault(name)
+            if not host.in_flight:
+                self._line.move_to_end(name, last=False)
+
     def _release(self, job: Job) -> None:
-        """A call ended, or never began: one that was parked may start."""
+        """A call ended, or never began: one that was parked may start, of whichever host has its turn."""
         name = self._taken.pop(job.id)
         host = self._hosts[name]
         host.in_flight -= 1
         self._admitted -= 1
-        while host.parked and self._has_room(host):
-            self.admit(host.parked.popleft())
-        if not host.in_flight and not host.parked:
+        self._stand_in_line(name, host)
+        while self._line and self._has_room(first := self._hosts[next(iter(self._line))]):
+            waiting, _ = self._line.popitem(last=False)
+            self._start(first, first.next())
+            self._stand_in_line(waiting, first)
+        if not host.in_flight and not host.waits:
             self._hosts.pop(name, None)
 
     async def _launch(self, jobs: Sequence[Job]) -> None:
@@ -150,7 +188,7 @@ def open_files() -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
     if soft == resource.RLIM_INFINITY or soft >= allowed:
-        return MOST_FILES
+        return allowed
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

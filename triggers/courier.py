@@ -319,7 +319,7 @@ class Courier:
             if self._draining:
                 self._unwanted.append((job.id, job.due_at, job.target_type))
             elif job.id not in self._calls:
-                self._calls.admit(job)
+                self._calls.admit(job, late=self.clock.seconds_until(job.due_at) < -LATE_SECONDS)
 
     async def _starts(self) -> None:
         jobs = await self._calls.take()

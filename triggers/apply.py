@@ -13,10 +13,12 @@ from models.database import Database
 from triggers import manage
 from triggers.definition import TriggerDocument, parse_triggers, pointer
 from triggers.errors import Conflict, InvalidDocument, Problem
+from triggers.logs import unless_undone
 from triggers.settings import Settings
-from triggers.store import definitions
+from triggers.store import definitions, lifecycle
 
 Document = dict[str, Any]
+Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +52,17 @@ def apply(
     if prune and not documents:
         raise InvalidDocument([Problem("/triggers", "is empty: --prune would delete every trigger")])
     parsed = judged(database, documents, settings)
-    with database.write() as connection:
+    with unless_undone() as forget, database.write() as connection:
         rehearsal = connection.begin_nested() if dry_run else None
-        done = apply_all(database, connection, parsed)
-        if prune:
-            done += delete_others(database, connection, {document.name for document in parsed})
+        rows = stored(connection, parsed)
+        others = others_than(connection, parsed) if prune else []
+        # At once, and in one order: two that lock one trigger after the other end up waiting for each other.
+        lifecycle.lock(connection, [*different(parsed, rows), *(id_ for id_, _ in others)])
+        done = apply_all(database, connection, parsed, rows)
+        done += delete_all(database, connection, others)
         if rehearsal is not None:
             rehearsal.rollback()
+            forget()
             done = [replace(one, id=None) if one.action == "created" else one for one in done]
     return done
 
@@ -74,12 +80,30 @@ def judged(database: Database, documents: list[Any], settings: Settings) -> list
     return parse_triggers(kept, settings, now, currents, pointer("triggers"))
 
 
+def stored(connection: Connection, documents: Sequence[TriggerDocument]) -> dict[str, Row]:
+    """The rows of those that there are, by name."""
+    found = definitions.triggers_named(connection, [document.name for document in documents])
+    return {row.name: dict(row._mapping) for row in found}
+
+
+def others_than(connection: Connection, documents: Sequence[TriggerDocument]) -> list[tuple[str, str]]:
+    """Id and name of every trigger, whatever its state, that has none of these names."""
+    names = {document.name for document in documents}
+    return [(id_, name) for id_, name in definitions.all_names(connection) if name not in names]
+
+
+def different(documents: Sequence[TriggerDocument], rows: Mapping[str, Row]) -> Iterator[str]:
+    """The ids of those that are to be edited."""
+    for document in documents:
+        row = rows.get(document.name)
+        if row is not None and any(differences(row, document.stored())):
+            yield row["id"]
+
+
 def apply_all(
-    database: Database, connection: Connection, documents: Sequence[TriggerDocument]
+    database: Database, connection: Connection, documents: Sequence[TriggerDocument], rows: Mapping[str, Row]
 ) -> list[Applied]:
     """Create those that are new, all at once, and edit those that differ; in the order of the documents."""
-    found = definitions.triggers_named(connection, [document.name for document in documents])
-    rows = {row.name: dict(row._mapping) for row in found}
     new = [document for document in documents if document.name not in rows]
     created = {one.name: one for one in manage.create_all(connection, new, database.now)}
     return [
@@ -90,12 +114,13 @@ def apply_all(
     ]
 
 
-def delete_others(database: Database, connection: Connection, names: set[str]) -> list[Applied]:
-    """Delete every trigger, whatever its state, that has none of these names."""
-    others = [(id_, name) for id_, name in definitions.all_names(connection) if name not in names]
-    for id_, _ in others:
+def delete_all(
+    database: Database, connection: Connection, triggers: Sequence[tuple[str, str]]
+) -> list[Applied]:
+    """Delete these."""
+    for id_, _ in triggers:
         manage.delete(connection, id_, database.now)
-    return [Applied("deleted", name, id_) for id_, name in others]
+    return [Applied("deleted", name, id_) for id_, name in triggers]
 
 
 def triggers_in(file: Any) -> list[Any]:
@@ -122,9 +147,7 @@ def with_instant_kept(document: Any, current: Mapping[str, Any] | None) -> Any:
     return {**document, "schedule": {**schedule, "at": current["at"]}}
 
 
-def edit(
-    database: Database, connection: Connection, document: TriggerDocument, row: Mapping[str, Any]
-) -> Applied:
+def edit(database: Database, connection: Connection, document: TriggerDocument, row: Row) -> Applied:
     """Make a stored trigger what the document says."""
     changes = list(differences(row, document.stored()))
     if not changes:

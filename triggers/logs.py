@@ -11,7 +11,7 @@ import logging.config
 import logging.handlers
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -128,6 +128,20 @@ def together() -> Iterator[None]:
         del _thread.held
         for handler, lines in held.items():
             handler.write(lines)
+
+
+@contextmanager
+def unless_undone() -> Iterator[Callable[[], None]]:
+    """As `together`, for what a transaction does: nothing is written when it raises, or after the call of
+    what this yields.
+    """
+    with together():
+        held: dict[Handler, list[str]] = _thread.held
+        try:
+            yield held.clear
+        except BaseException:
+            held.clear()
+            raise
 
 
 class Lines(logging.LogRecord):

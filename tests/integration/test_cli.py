@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -27,6 +28,7 @@ from models.database import Database, migrate
 from tests.processes import Process, free_port, wait_until
 from tests.servers import PostgreSQL, Valkey
 from triggers import cli, local_files, queue_view
+from triggers.apply import apply
 from triggers.rfc3339 import parse_instant
 from triggers.schedule import next_occurrences
 from triggers.settings import Settings
@@ -259,6 +261,7 @@ def test_apply_shows_what_it_would_do(
         "nothing is changed, it would be: 1 created, 1 edited, 0 unchanged, 1 deleted",
     ]
     assert terminal("apply", "-f", path, "--prune", "--dry-run").splitlines() == expected
+    assert terminal.error == "", "nothing of what did not happen is logged"
     items = terminal.json("apply", "-f", path, "--dry-run")["items"]
     assert [(one["action"], one["id"]) for one in items] == [
         ("edited", before["items"][0]["id"]),
@@ -286,11 +289,36 @@ def test_apply_prunes_what_is_not_in_the_file(
         "- once  deleted",
         "0 created, 0 edited, 1 unchanged, 2 deleted",
     ]
+    assert "cancelled trigger=once " in terminal.error
     assert [one["name"] for one in terminal.json("list")["items"]] == ["hourly"]
     assert "would delete every trigger" in terminal.refuses("apply", "-f", write({"triggers": []}), "--prune")
     broken = write({"triggers": [{**HOOK, "tags": [1]}]})
     assert "/triggers/0/tags/0" in terminal.refuses("apply", "-f", broken, "--prune")
     assert [one["name"] for one in terminal.json("list")["items"]] == ["hourly"]
+
+
+def test_two_that_apply_at_once_wait_for_each_other(database_url: str) -> None:
+    """Each its own order of the same triggers, again and again: neither ends in a deadlock."""
+    migrate(database_url)
+    names = [f"t{number}" for number in range(40)]
+    barrier = threading.Barrier(2)
+
+    def go(order: list[str], which: int, turns: int = 6) -> None:
+        database = Database(database_url)
+        try:
+            for turn in range(turns):
+                documents = [{**HOURLY, "name": name, "description": f"{which} {turn}"} for name in order]
+                if which:
+                    barrier.wait(30)
+                apply(database, documents, Settings(), prune=True)
+        finally:
+            database.close()
+
+    go(names, 0, turns=1)
+    with ThreadPoolExecutor(2) as pool:
+        ends = [pool.submit(go, names, 1), pool.submit(go, names[::-1], 2)]
+        for end in ends:
+            end.result(120)
 
 
 def test_apply_creates_many_with_as_many_statements_as_one(

@@ -201,6 +201,24 @@ def test_lines_are_written_together_whole_and_in_order(
     assert [len(text.encode()) > PIPE_BUF for text in written].count(True) == 1, "only a line that is longer"
 
 
+def test_what_was_undone_is_not_told(capsys: pytest.CaptureFixture[str]) -> None:
+    @logs.unless_undone()
+    def fail() -> None:
+        LOGGER.info("raised")
+        raise LookupError
+
+    text_logs()
+    with pytest.raises(LookupError):
+        fail()
+    with logs.unless_undone() as forget:
+        LOGGER.info("taken back")
+        forget()
+    with logs.unless_undone():
+        LOGGER.info("done")
+        assert lines(capsys) == []
+    assert [line.split()[-1] for line in lines(capsys)] == ["done"]
+
+
 OTHERS = ("celery.worker.strategy", "celery.app.trace", "celery.beat", "werkzeug", "gunicorn.error")
 
 

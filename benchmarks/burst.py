@@ -24,7 +24,7 @@ from benchmarks.harness import DATABASES, Site, report, site, sleep_until, table
 from tests.servers import wait_until
 
 WARM_UP = 200  # events before the measured ones: connections are open, statements prepared
-TARGETS = {"postgresql": 15_000, "sqlite": 30_000}
+TARGETS = {"postgresql": 15_000, "sqlite": 40_000}
 DEADLINE_SECONDS = 600
 
 SETTLED = """

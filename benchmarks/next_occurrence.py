@@ -14,6 +14,7 @@ of a process.
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import statistics
@@ -69,7 +70,10 @@ Ask = Callable[[str, str, datetime], Callable[[], Any]]
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure and print; it has no options."""
+    """Measure and print; it has no options but `--help`."""
+    argparse.ArgumentParser(prog="benchmarks.next_occurrence", description="the next instant").parse_args(
+        arguments
+    )
     chance = random.Random(SEED)
     instants = [datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=chance.randrange(4 * 365 * 86_400))
                 for _ in range(PAIRS)]  # fmt: skip

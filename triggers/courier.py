@@ -37,6 +37,7 @@ from triggers.tick import Dispatch, Hint
 LATE_SECONDS = 1.0  # after its instant an event that comes now is late anyway
 MOST_TAKEN_OVER = 10_000  # events, when a worker starts; of more the next tick finds what nobody holds
 MOST_DUE = 2_000  # due events in this process before it takes no more from the broker
+ROOM_SECONDS = 1.0  # for room; then what waits in the queue behind these, a tick maybe, has its turn
 SWITCH_SECONDS = 0.001  # a thread that computes lets the loop have its turn; Python's own 5 ms add up
 NOT_EARLY_SECONDS = 0.0005  # after the computed instant, for the error of that measure
 HAND_BACK_SECONDS = 2.0  # for publishing what a stopping process held; a tick finds what was not
@@ -104,11 +105,23 @@ class Courier:
             logger.warning("cannot use the database: %s", in_one_line(error))
 
     def submit(self, kind: str, batch: Batch) -> None:
-        """Take over events of one kind of target; blocks while there is more than enough due here."""
+        """Take over events of one kind of target. While there is more than enough due here this waits, and
+        then sends them to the end of the queue: for this worker, or for one that has room.
+        """
         self.clock.measure()
+        if self._wait_for_room(kind, ROOM_SECONDS) or not self._send_back(kind, batch):
+            self._wait_for_room(kind)
+            self._loop.call_soon_threadsafe(self._hold, kind, batch)
+
+    def _wait_for_room(self, kind: str, seconds: float | None = None) -> bool:
         with self._room:
-            self._room.wait_for(lambda: self._stopping or self._due_count(kind) < MOST_DUE)
-        self._loop.call_soon_threadsafe(self._hold, kind, batch)
+            return self._room.wait_for(lambda: self._stopping or self._due_count(kind) < MOST_DUE, seconds)
+
+    def _send_back(self, kind: str, batch: Batch) -> bool:
+        names: dict[str, str] = {}
+        with suppress(SQLAlchemyError):
+            names = self._ask_names([id_ for id_, _ in batch])
+        return self.hand_back([Hint(id_, due, kind, names.get(id_, "")) for id_, due in batch])
 
     def take_over(self) -> None:
         """Hold, too, what a killed worker held. What another one holds after all, one of the two starts."""

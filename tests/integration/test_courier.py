@@ -382,6 +382,7 @@ def test_a_slow_target_delays_no_other_finish(post: Post) -> None:
 def test_a_message_is_not_taken_while_enough_is_due_here(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then the broker holds it for a worker that has room."""
     monkeypatch.setattr(couriers, "MOST_DUE", 10)
+    monkeypatch.setattr(couriers, "ROOM_SECONDS", 20)
     gate, counts = threading.Event(), list[int]()
     write_logs, due_count = post.courier._write_logs, post.courier._due_count
 
@@ -401,6 +402,48 @@ def test_a_message_is_not_taken_while_enough_is_due_here(post: Post, monkeypatch
         gate.set()
         taking.result(20)
     post.wait_for("t", 20, succeeded=2000)
+
+
+def held_up(post: Post, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """A courier with enough to do, until the gate is opened."""
+    monkeypatch.setattr(couriers, "MOST_DUE", 10)
+    monkeypatch.setattr(couriers, "ROOM_SECONDS", 0.05)
+    gate, write_logs = threading.Event(), post.courier._write_logs
+    monkeypatch.setattr(post.courier, "_write_logs", lambda ids: gate.wait(20) and write_logs(ids))
+    post.create("t", LOG)
+    post.carry(post.add("t", 1700, "log"))
+    wait_until(lambda: 0 < len(post.courier._lanes["log"]) < 1000, message="the rest is due")
+    return gate
+
+
+def test_what_finds_no_room_goes_to_the_end_of_its_queue(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a tick may wait, which nobody else is there to take."""
+    gate = held_up(post, monkeypatch)
+    more = post.add("t", 30, "log")
+    post.carry(more)
+    assert sorted(post.handed_back) == sorted(more)
+    gate.set()
+    post.wait_for("t", 20, succeeded=1700, pending=30)
+    post.carry(more)
+    post.wait_for("t", 20, succeeded=1730)
+
+
+def test_what_the_broker_does_not_take_back_waits_here(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = held_up(post, monkeypatch)
+    asked = threading.Event()
+
+    def refuse(hints: Sequence[Hint]) -> bool:
+        asked.set()
+        return False
+
+    monkeypatch.setattr(post.courier, "hand_back", refuse)
+    with ThreadPoolExecutor(1) as pool:
+        taking = pool.submit(post.carry, post.add("t", 30, "log"))
+        assert asked.wait(10)
+        assert not taking.done()
+        gate.set()
+        taking.result(20)
+    post.wait_for("t", 20, succeeded=1730)
 
 
 # ------------------------------------------------------------------------------------------ hints

@@ -522,6 +522,43 @@ def test_the_next_worker_takes_over_what_a_killed_one_held(
         assert installation.event("held").status == "succeeded"
 
 
+def test_copies_of_messages_do_nothing_when_their_events_are_done_or_gone(
+    valkey: Valkey, sqlite_url: str, tmp_path: Path
+) -> None:
+    """Redis brings back after an hour what was taken and not acknowledged; by then events may be deleted."""
+    ages = {"EVENT_ACTIVE_SECONDS": 1, "EVENT_ARCHIVED_SECONDS": 1, "EVENT_FAILED_SECONDS": 1}
+    with Installation(tmp_path, sqlite_url, valkey.url, **ages) as installation:
+        installation.create("says", message())
+        installation.create("appends", task("append", str(tmp_path / "file"), "once"))
+        plan(installation)
+        copies = {"celery": valkey.command("LRANGE", "celery", 0, -1)}
+        first = installation.worker("-n", "first@%h", "-Q", "celery", name="first")
+        wait_until(lambda: valkey.command("LLEN", "tasks") == 1, 20)
+        copies["tasks"] = valkey.command("LRANGE", "tasks", 0, -1)
+        second = installation.worker("-n", "second@%h", "-Q", "tasks", name="second")
+        installation.wait_for_all(["says", "appends"])
+
+        def replay() -> None:
+            for queue, messages in copies.items():
+                valkey.command("LPUSH", queue, *messages)
+            for _ in copies["celery"]:
+                first.expect("celery_worker.deliver[", 20)
+                first.expect(" succeeded in ", 20)
+            second.expect("] ignored", 20)
+
+        def gone() -> bool:
+            installation.app.send_task("celery_config.celery_worker.update_event_states")
+            return not installation.events("says") + installation.events("appends")
+
+        replay()
+        wait_until(gone, 30, poll_seconds=0.5)
+        replay()
+        assert (tmp_path / "file").read_text().count("once") == 1
+        assert (first.output() + second.output()).count(" started trigger=") == 2
+        assert first.alive()
+        assert second.alive()
+
+
 def statuses(installation: Installation, names: list[str], status: str) -> Callable[[], bool]:
     """Whether the events of all these triggers have this status."""
     return lambda: all([e.status for e in installation.events(name)] == [status] for name in names)

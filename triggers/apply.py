@@ -18,7 +18,14 @@ from triggers.settings import Settings
 from triggers.store import definitions, lifecycle
 
 Document = dict[str, Any]
-Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A trigger that is stored already, and what a document would change of it."""
+
+    id: str
+    changes: list[Document]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +61,12 @@ def apply(
     parsed = judged(database, documents, settings)
     with unless_undone() as forget, database.write() as connection:
         rehearsal = connection.begin_nested() if dry_run else None
-        rows = stored(connection, parsed)
+        known = compared(connection, parsed)
         others = others_than(connection, parsed) if prune else []
+        edited = [one.id for one in known.values() if one.changes]
         # At once, and in one order: two that lock one trigger after the other end up waiting for each other.
-        lifecycle.lock(connection, [*different(parsed, rows), *(id_ for id_, _ in others)])
-        done = apply_all(database, connection, parsed, rows)
+        lifecycle.lock(connection, [*edited, *(id_ for id_, _ in others)])
+        done = apply_all(database, connection, parsed, known)
         done += delete_all(database, connection, others)
         if rehearsal is not None:
             rehearsal.rollback()
@@ -80,10 +88,15 @@ def judged(database: Database, documents: list[Any], settings: Settings) -> list
     return parse_triggers(kept, settings, now, currents, pointer("triggers"))
 
 
-def stored(connection: Connection, documents: Sequence[TriggerDocument]) -> dict[str, Row]:
-    """The rows of those that there are, by name."""
-    found = definitions.triggers_named(connection, [document.name for document in documents])
-    return {row.name: dict(row._mapping) for row in found}
+def compared(connection: Connection, documents: Sequence[TriggerDocument]) -> dict[str, Known]:
+    """Those that are stored already, by name."""
+    rows = definitions.triggers_named(connection, [document.name for document in documents])
+    found = {row.name: dict(row._mapping) for row in rows}
+    return {
+        document.name: Known(row["id"], list(differences(row, document.stored())))
+        for document in documents
+        if (row := found.get(document.name)) is not None
+    }
 
 
 def others_than(connection: Connection, documents: Sequence[TriggerDocument]) -> list[tuple[str, str]]:
@@ -92,24 +105,19 @@ def others_than(connection: Connection, documents: Sequence[TriggerDocument]) ->
     return [(id_, name) for id_, name in definitions.all_names(connection) if name not in names]
 
 
-def different(documents: Sequence[TriggerDocument], rows: Mapping[str, Row]) -> Iterator[str]:
-    """The ids of those that are to be edited."""
-    for document in documents:
-        row = rows.get(document.name)
-        if row is not None and any(differences(row, document.stored())):
-            yield row["id"]
-
-
 def apply_all(
-    database: Database, connection: Connection, documents: Sequence[TriggerDocument], rows: Mapping[str, Row]
+    database: Database,
+    connection: Connection,
+    documents: Sequence[TriggerDocument],
+    known: Mapping[str, Known],
 ) -> list[Applied]:
     """Create those that are new, all at once, and edit those that differ; in the order of the documents."""
-    new = [document for document in documents if document.name not in rows]
+    new = [document for document in documents if document.name not in known]
     created = {one.name: one for one in manage.create_all(connection, new, database.now)}
     return [
         Applied("created", document.name, created[document.name].id, created[document.name].next_at)
         if document.name in created
-        else edit(database, connection, document, rows[document.name])
+        else edit(database, connection, document, known[document.name])
         for document in documents
     ]
 
@@ -147,16 +155,15 @@ def with_instant_kept(document: Any, current: Mapping[str, Any] | None) -> Any:
     return {**document, "schedule": {**schedule, "at": current["at"]}}
 
 
-def edit(database: Database, connection: Connection, document: TriggerDocument, row: Row) -> Applied:
+def edit(database: Database, connection: Connection, document: TriggerDocument, known: Known) -> Applied:
     """Make a stored trigger what the document says."""
-    changes = list(differences(row, document.stored()))
-    if not changes:
-        return Applied("unchanged", row["name"], row["id"])
+    if not known.changes:
+        return Applied("unchanged", document.name, known.id)
     try:
-        edited = manage.edit(connection, row["id"], document, database.now)
+        edited = manage.edit(connection, known.id, document, database.now)
     except Conflict as error:
-        raise Conflict(f"{row['name']}: {error}") from None
-    return Applied("edited", edited.name, edited.id, edited.next_at, changes)
+        raise Conflict(f"{document.name}: {error}") from None
+    return Applied("edited", edited.name, edited.id, edited.next_at, known.changes)
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Document]:

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -49,6 +49,7 @@ PAUSE_SECONDS = 1.0  # between tries to record results while the database is awa
 Publish = Callable[[Sequence[Job]], None]  # sends users' tasks to their queue; raises when it cannot
 NOTHING = deliver.Ready([], [])
 NOBODY = "00000000-0000-0000-0000-000000000000"
+Waiting = tuple[str, datetime, str]  # an event with its instant, and its kind of target
 T = TypeVar("T")
 
 logger = logging.getLogger("triggerbeat.courier")
@@ -121,7 +122,7 @@ class Courier:
         names: dict[str, str] = {}
         with suppress(SQLAlchemyError):
             names = self._ask_names([id_ for id_, _ in batch])
-        return self.hand_back([Hint(id_, due, kind, names.get(id_, "")) for id_, due in batch])
+        return self.hand_back(hints([(id_, due, kind) for id_, due in batch], names))
 
     def take_over(self) -> None:
         """Hold, too, what a killed worker held. What another one holds after all, one of the two starts."""
@@ -175,7 +176,7 @@ class Courier:
         self._threads = ThreadPoolExecutor(6, "courier-sql")
         self._publishing = ThreadPoolExecutor(1, "courier-publish")
         self._draining = False
-        self._unwanted: list[tuple[str, datetime, str]] = []  # came to be held while this process stops
+        self._unwanted: list[Waiting] = []  # came to be held while this process stops
         self._lanes = {kind: Lane(self._notify_room) for kind in ("log", "http", "celery")}
         self._held: dict[int, tuple[asyncio.TimerHandle, str, Batch]] = {}
         self._finished: deque[Finished] = deque()
@@ -427,9 +428,9 @@ class Courier:
         if not (waiting or jobs):
             return
         names = await self._names([id_ for id_, _, _ in waiting])
-        hints = [Hint(id_, due, kind, names.get(id_, "")) for id_, due, kind in waiting]
-        hints += [Hint(job.id, job.due_at, "http", job.name) for job in jobs]
-        publishing = self._loop.run_in_executor(self._publishing, self.hand_back, hints)
+        back = hints(waiting, names)
+        back += [Hint(job.id, job.due_at, "http", job.name) for job in jobs]
+        publishing = self._loop.run_in_executor(self._publishing, self.hand_back, back)
         await asyncio.wait([publishing], timeout=HAND_BACK_SECONDS)
 
     async def _names(self, ids: Sequence[str]) -> dict[str, str]:
@@ -448,3 +449,8 @@ class Courier:
     def _busy(self) -> bool:
         due = any(self._due_count(kind) for kind in self._lanes)
         return bool(self._calls.busy or self._finished or self._recording or self._blocking or due)
+
+
+def hints(waiting: Sequence[Waiting], names: Mapping[str, str]) -> list[Hint]:
+    """What to send, so that somebody holds these events; by the names of their triggers, as far as known."""
+    return [Hint(id_, due, kind, names.get(id_, "")) for id_, due, kind in waiting]

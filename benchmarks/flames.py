@@ -24,6 +24,7 @@ from benchmarks import stored
 from benchmarks.burst import WARM_UP, burst, prepare, run
 from benchmarks.harness import DATABASES, ROOT, cpu_seconds, report, site, table
 from benchmarks.neighbours.environments import CACHE, install
+from benchmarks.svg import opened
 
 PY_SPY = "py-spy==0.4.3"
 LOOKS = 250  # a second
@@ -81,13 +82,7 @@ def flames(title: str, found: Mapping[Stack, int]) -> str:
     rows = max(map(len, found)) + 1
     boxes = list(frames_of(found, 0, 0))
     height = HEIGHT * rows + 40
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
-        'font-family="sans-serif" font-size="11">',
-        f"<title>{escape(title)}</title>",
-        f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
-        f'<text x="8" y="18" font-size="14">{escape(title)}</text>',
-    ]
+    parts = opened(title, WIDTH, height, 11)
     for name, level, first, samples in boxes:
         if samples < LEAST * every:
             continue

@@ -1,4 +1,4 @@
-"""Bars of rates that lie far apart, on a scale where each step is ten times the one before."""
+"""Pictures: bars of rates that lie far apart, on a scale where each step is ten times the one before."""
 
 from __future__ import annotations
 
@@ -32,11 +32,7 @@ def bars(title: str, unit: str, shown: Sequence[Bar]) -> str:
         return (WIDTH - LEFT - RIGHT) * max(0.0, math.log10(max(value, lowest) / lowest)) / decades
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
-        f'font-family="sans-serif" font-size="13" fill="{INK}">',
-        f"<title>{escape(title)}</title>",
-        f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
-        f'<text x="16" y="24" font-size="15" font-weight="bold">{escape(title)}</text>',
+        *opened(title, WIDTH, height, 13),
         f'<text x="16" y="42" font-size="12">{escape(unit)}; each line is ten times the one before</text>',
     ]
     for decade in range(decades + 1):
@@ -49,6 +45,17 @@ def bars(title: str, unit: str, shown: Sequence[Bar]) -> str:
     for number, bar in enumerate(ordered):
         parts += drawn(bar, TOP + STEP * number + (STEP - BAR) / 2, max(1.0, across(bar.value)))
     return "\n".join([*parts, "</svg>", ""])
+
+
+def opened(title: str, width: int, height: int, font_size: int) -> list[str]:
+    """The beginning of an SVG document, with its title above."""
+    return [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
+        f'font-family="sans-serif" font-size="{font_size}" fill="{INK}">',
+        f"<title>{escape(title)}</title>",
+        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
+        f'<text x="16" y="24" font-size="15" font-weight="bold">{escape(title)}</text>',
+    ]
 
 
 def drawn(bar: Bar, y: float, length: float) -> list[str]:

@@ -262,6 +262,11 @@ class EngineConsumer(bootsteps.ConsumerStep):
             self.took_over = True
             take_over()
 
+    def stop(self, c: Any) -> None:
+        """Cancel, unless the connection broke: then Celery has closed it, and there is nothing to cancel."""
+        if c.connection is not None:
+            super().stop(c)
+
     def get_consumers(self, channel: Any) -> list[Any]:
         """Those that `start` made."""
         return list(self.consumers or [])

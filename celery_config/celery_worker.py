@@ -7,14 +7,12 @@ import socket
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
 from celery import Celery, signals
-from celery.exceptions import CPendingDeprecationWarning
 from celery.schedules import crontab
 from celery.utils.imports import import_from_cwd
 from sqlalchemy.exc import SQLAlchemyError
@@ -41,9 +39,6 @@ try:
 except ConfigurationError as error:
     print(f"triggerbeat: {error}", file=sys.stderr)
     raise SystemExit(2) from None
-
-# What Celery plans for its next version, which it tells at each loss of the broker.
-warnings.simplefilter("ignore", CPendingDeprecationWarning)
 
 celery = Celery("triggerbeat", task_cls=EventTask, amqp="celery_config.broker:Amqp")
 celery.conf.update(

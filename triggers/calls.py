@@ -6,7 +6,7 @@ import asyncio
 import logging
 import resource
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from triggers.deliver import Finished
 from triggers.lanes import CHUNK
 from triggers.outgoing import host_of, http_request
-from triggers.store.delivery import Job
+from triggers.store.delivery import Call, Job
 from triggers.targets import Outcome
 
 if TYPE_CHECKING:
@@ -35,23 +35,23 @@ class Host:
     """The calls to one host. Of the parked ones those that are on time go first, as in a `Lane`."""
 
     in_flight: int = 0
-    parked: deque[Job] = field(default_factory=deque)
-    late: deque[Job] = field(default_factory=deque)
+    parked: deque[Call] = field(default_factory=deque)
+    late: deque[Call] = field(default_factory=deque)
     turn: int = 0
 
-    def park(self, job: Job, late: bool) -> None:
-        """Let the job wait."""
-        (self.late if late else self.parked).append(job)
+    def park(self, call: Call, late: bool) -> None:
+        """Let the call wait."""
+        (self.late if late else self.parked).append(call)
 
-    def next(self) -> Job:
-        """The parked job whose turn it is."""
+    def next(self) -> Call:
+        """The parked call whose turn it is."""
         self.turn = (self.turn + 1) % LATE_EVERY
         late = self.late and (not self.parked or not self.turn)
         return (self.late if late else self.parked).popleft()
 
     @property
     def waits(self) -> bool:
-        """Whether a job is parked."""
+        """Whether a call is parked."""
         return bool(self.parked or self.late)
 
 
@@ -62,7 +62,7 @@ class Calls:
     """
 
     def __init__(self, caller: HttpCaller, ended: Callable[[Finished], None]) -> None:
-        self.startable: deque[Job] = deque()  # for whom there is room
+        self.startable: deque[Call] = deque()  # for whom there is room
         self.in_flight: set[asyncio.Task[None]] = set()
         self._launches: set[asyncio.Task[None]] = set()  # which begin calls
         self._caller = caller
@@ -78,45 +78,45 @@ class Calls:
     def __contains__(self, event_id: str) -> bool:
         return event_id in self._taken
 
-    def admit(self, job: Job, late: bool = False) -> None:
-        """Let the job start when its host and this process have room, else park it."""
-        name = self._taken.setdefault(job.id, host_of(job))
+    def admit(self, call: Call, late: bool = False) -> None:
+        """Let the call start when its host and this process have room, else park it."""
+        name = self._taken.setdefault(call.id, host_of(call.url))
         host = self._hosts.setdefault(name, Host())
         if self._has_room(host):
-            self._start(host, job)
+            self._start(host, call)
         else:
-            host.park(job, late)
+            host.park(call, late)
             self._stand_in_line(name, host)
 
-    async def take(self) -> list[Job]:
-        """Up to a chunk of jobs that may start, as soon as there is any."""
+    async def take(self) -> list[Call]:
+        """Up to a chunk of calls that may start, as soon as there is any."""
         while not self.startable:
             self._wake.clear()
             await self._wake.wait()
         return [self.startable.popleft() for _ in range(min(CHUNK, len(self.startable)))]
 
-    def release(self, jobs: Sequence[Job]) -> None:
-        """These ended, or never began: what was parked may start."""
-        for job in jobs:
-            self._release(job)
+    def release(self, event_ids: Iterable[str]) -> None:
+        """These calls ended, or never began: what was parked may start."""
+        for event_id in event_ids:
+            self._release(event_id)
 
     def begin(self, jobs: Sequence[Job]) -> None:
         """Make the calls of these jobs, whose attempts were won."""
         keep(self._launches, asyncio.get_running_loop().create_task(self._launch(jobs)))
 
-    def take_unstarted(self) -> list[Job]:
+    def take_unstarted(self) -> list[Call]:
         """Give up the calls that are parked, or may begin and have not."""
-        jobs = [job for host in self._hosts.values() for job in (*host.parked, *host.late)]
+        parked = [call for host in self._hosts.values() for call in (*host.parked, *host.late)]
         for host in self._hosts.values():
             host.parked.clear()
             host.late.clear()
         self._line.clear()
-        for job in jobs:
-            self._taken.pop(job.id, None)
+        for call in parked:
+            self._taken.pop(call.id, None)
         startable = list(self.startable)
         self.startable.clear()
-        self.release(startable)
-        return jobs + startable
+        self.release(call.id for call in startable)
+        return parked + startable
 
     @property
     def busy(self) -> bool:
@@ -131,10 +131,10 @@ class Calls:
             return self._admitted < self._ceiling
         return host.in_flight < PER_HOST and self._admitted < self._most
 
-    def _start(self, host: Host, job: Job) -> None:
+    def _start(self, host: Host, call: Call) -> None:
         host.in_flight += 1
         self._admitted += 1
-        self.startable.append(job)
+        self.startable.append(call)
         self._wake.set()
 
     def _stand_in_line(self, name: str, host: Host) -> None:
@@ -144,9 +144,9 @@ class Calls:
             if not host.in_flight:
                 self._line.move_to_end(name, last=False)
 
-    def _release(self, job: Job) -> None:
+    def _release(self, event_id: str) -> None:
         """A call ended, or never began: one that was parked may start, of whichever host has its turn."""
-        name = self._taken.pop(job.id)
+        name = self._taken.pop(event_id)
         host = self._hosts[name]
         host.in_flight -= 1
         self._admitted -= 1
@@ -173,7 +173,7 @@ class Calls:
         except Exception as error:
             logger.exception("trigger=%s event=%s the call raised", job.name, job.id)
             outcome = Outcome(False, error={"type": type(error).__name__, "message": "internal error"})
-        self._release(job)
+        self._release(job.id)
         self._ended(Finished(job, outcome))
 
 

@@ -29,7 +29,7 @@ from triggers.lanes import CHUNK, Batch, Lane, SharedClock
 from triggers.logs import together
 from triggers.outgoing import values_of
 from triggers.store import delivery, lifecycle, plan
-from triggers.store.delivery import Job
+from triggers.store.delivery import Call, Job
 from triggers.targets import log
 from triggers.targets.placeholders import render
 from triggers.tick import Dispatch, Hint
@@ -101,7 +101,7 @@ class Courier:
             self._write_logs([NOBODY])
             self._start([])
             self._finish([])
-            self._look([NOBODY], "http")
+            self._look_for_calls([NOBODY])
         except Exception as error:
             logger.warning("cannot use the database: %s", in_one_line(error))
 
@@ -318,39 +318,43 @@ class Courier:
 
     async def _tasks(self) -> None:
         batch = await self._lanes["celery"].take()
-        jobs = await self._sql(self._look, [id_ for id_, _ in batch], "celery")
+        jobs = await self._sql(self._look, [id_ for id_, _ in batch])
         await self._elsewhere(self._publishing, self.publish, jobs)
 
-    def _look(self, ids: Sequence[str], kind: str) -> list[Job]:
+    def _look(self, ids: Sequence[str]) -> list[Job]:
         with self.database.read() as connection:
-            return delivery.look(connection, ids, kind)
+            return delivery.look(connection, ids, "celery")
 
     # http
 
     async def _http(self) -> None:
         batch = [item for item in await self._lanes["http"].take() if item[0] not in self._calls]
-        for job in await self._sql(self._look, [id_ for id_, _ in batch], "http"):
+        for call in await self._sql(self._look_for_calls, [id_ for id_, _ in batch]):
             if self._draining:
-                self._unwanted.append((job.id, job.due_at, job.target_type))
-            elif job.id not in self._calls:
-                self._calls.admit(job, late=self.clock.seconds_until(job.due_at) < -LATE_SECONDS)
+                self._unwanted.append((call.id, call.due_at, "http"))
+            elif call.id not in self._calls:
+                self._calls.admit(call, late=self.clock.seconds_until(call.due_at) < -LATE_SECONDS)
+
+    def _look_for_calls(self, ids: Sequence[str]) -> list[Call]:
+        with self.database.read() as connection:
+            return delivery.calls(connection, ids)
 
     async def _starts(self) -> None:
-        jobs = await self._calls.take()
+        ids = [call.id for call in await self._calls.take()]
         try:
-            won, early = await self._sql(self._start, jobs)
+            won, early = await self._sql(self._start, ids)
         except BaseException:
-            self._calls.release(jobs)
+            self._calls.release(ids)
             raise
         begun = {job.id for job in won}
-        self._calls.release([job for job in jobs if job.id not in begun])
+        self._calls.release(id_ for id_ in ids if id_ not in begun)
         self._calls.begin(won)
         self._hold_early("http", early)
 
-    def _start(self, jobs: Sequence[Job]) -> tuple[list[Job], Batch]:
+    def _start(self, ids: Sequence[str]) -> tuple[list[Job], Batch]:
         with self.database.write() as connection:
             now = self.database.now(connection)
-            ready = deliver.prepare(connection, [job.id for job in jobs], "http", now)
+            ready = deliver.prepare(connection, ids, "http", now)
             won = deliver.start(connection, ready.jobs, now)
         deliver.started(won)
         return won, ready.early
@@ -424,12 +428,12 @@ class Courier:
         waiting += [(id_, due, "http") for id_, due in (*http.due, *http.late) if id_ not in self._calls]
         http.due.clear()
         http.late.clear()
-        jobs = self._calls.take_unstarted()
-        if not (waiting or jobs):
+        calls = self._calls.take_unstarted()
+        if not (waiting or calls):
             return
         names = await self._names([id_ for id_, _, _ in waiting])
         back = hints(waiting, names)
-        back += [Hint(job.id, job.due_at, "http", job.name) for job in jobs]
+        back += [Hint(call.id, call.due_at, "http", call.name) for call in calls]
         publishing = self._loop.run_in_executor(self._publishing, self.hand_back, back)
         await asyncio.wait([publishing], timeout=HAND_BACK_SECONDS)
 

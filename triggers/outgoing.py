@@ -8,9 +8,9 @@ from triggers.targets.address import parse_url
 from triggers.targets.placeholders import render
 
 
-def host_of(job: Job) -> str:
-    """The host that a job calls."""
-    url = parse_url(job.target["url"])
+def host_of(address: str) -> str:
+    """The host that a URL names, with its port."""
+    url = parse_url(address)
     return f"{url.host}:{url.port}"
 
 

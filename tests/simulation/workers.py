@@ -20,7 +20,7 @@ from triggers.courier import Courier
 from triggers.deliver import Finish, Finished
 from triggers.recorder import Recorder
 from triggers.store import plan
-from triggers.store.delivery import Job
+from triggers.store.delivery import Call, Job
 from triggers.targets import Outcome
 from triggers.tick import Hint
 
@@ -79,8 +79,8 @@ class Worker:
         self.wakes = {name: Signal(scheduler) for name in (*self.lanes, "start", "finish", "record")}
         self.held: dict[int, tuple[str, Batch]] = {}
         self.taken: set[str] = set()
-        self.parked: list[Job] = []
-        self.startable: list[Job] = []
+        self.parked: list[Call] = []
+        self.startable: list[Call] = []
         self.in_flight = 0
         self.finished: list[Finished] = []
         self.ended: list[Finished | None] = []  # for the recorder
@@ -227,30 +227,30 @@ class Worker:
     def tasks(self) -> Steps:
         """As `Courier._tasks`."""
         ids = yield from self.take("celery")
-        jobs = self.courier._look(ids, "celery")
+        jobs = self.courier._look(ids)
         yield 0.001
         self.world.broker.publish_tasks(jobs)
 
     def http(self) -> Steps:
         """As `Courier._http` and `_admit`."""
         ids = yield from self.take("http")
-        for job in self.courier._look([id_ for id_ in ids if id_ not in self.taken], "http"):
-            if job.id not in self.taken:
-                self.taken.add(job.id)
-                self.admit(job)
+        for call in self.courier._look_for_calls([id_ for id_ in ids if id_ not in self.taken]):
+            if call.id not in self.taken:
+                self.taken.add(call.id)
+                self.admit(call)
 
-    def admit(self, job: Job) -> None:
+    def admit(self, call: Call) -> None:
         """Let a call begin when there is room."""
         if self.in_flight >= self.world.calls:
-            self.parked.append(job)
+            self.parked.append(call)
             return
         self.in_flight += 1
-        self.startable.append(job)
+        self.startable.append(call)
         self.wakes["start"].set()
 
-    def release(self, job: Job) -> None:
-        """As `Courier._release`."""
-        self.taken.discard(job.id)
+    def release(self, id_: str) -> None:
+        """As `Calls._release`."""
+        self.taken.discard(id_)
         self.in_flight -= 1
         if self.parked:
             self.admit(self.parked.pop(0))
@@ -259,17 +259,17 @@ class Worker:
         """As `Courier._starts`."""
         while not self.startable:
             yield self.wakes["start"]
-        jobs, self.startable = self.startable, []
+        ids, self.startable = [call.id for call in self.startable], []
         try:
-            won, early = self.courier._start(jobs)
+            won, early = self.courier._start(ids)
         except Exception:
-            for job in jobs:
-                self.release(job)
+            for id_ in ids:
+                self.release(id_)
             raise
         begun = {job.id for job in won}
-        for job in jobs:
-            if job.id not in begun:
-                self.release(job)
+        for id_ in ids:
+            if id_ not in begun:
+                self.release(id_)
         for job in won:
             self.process.spawn(self.call(job))
         self.hold_early("http", early)
@@ -280,7 +280,7 @@ class Worker:
         seconds, outcome = self.world.answer(job)
         yield seconds
         self.end(delivery, outcome)
-        self.release(job)
+        self.release(job.id)
         self.finished.append(Finished(job, outcome))
         self.wakes["finish"].set()
 
@@ -385,9 +385,10 @@ class Worker:
         self.held.clear()
         hints += [Hint(id_, due, "http", "") for id_, due in self.lanes["http"]]
         self.lanes["http"].clear()
-        hints += [Hint(job.id, job.due_at, "http", job.name) for job in self.parked + self.startable]
+        calls = self.parked + self.startable
+        hints += [Hint(call.id, call.due_at, "http", call.name) for call in calls]
         self.in_flight -= len(self.startable)
-        self.taken -= {job.id for job in self.parked + self.startable}
+        self.taken -= {call.id for call in calls}
         self.parked, self.startable = [], []
         if hints:
             self.world.broker.dispatch(hints)

@@ -13,17 +13,15 @@ import pytest
 from triggers import calls
 from triggers.calls import PER_HOST, Calls, open_files
 from triggers.outgoing import host_of
-from triggers.store.delivery import Job
+from triggers.store.delivery import Call
 from triggers.targets.http import HttpCaller
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 NUMBERS = count()
 
 
-def job(host: str, name: str = "t") -> Job:
-    target = {"type": "http", "url": f"https://{host}.example/"}
-    event = (str(next(NUMBERS)), name, NOON, NOON, NOON, None, "schedule", 0, None, None)
-    return Job(*event, name, "http", target, None, {}, {}, 0, False)
+def call(host: str, name: str = "t") -> Call:
+    return Call(str(next(NUMBERS)), NOON, name, f"https://{host}.example/")
 
 
 def made(monkeypatch: pytest.MonkeyPatch, *, in_flight: int, files: int = 8_192) -> Calls:
@@ -32,34 +30,34 @@ def made(monkeypatch: pytest.MonkeyPatch, *, in_flight: int, files: int = 8_192)
     return Calls(cast(HttpCaller, None), lambda one: None)
 
 
-def taken(given: Calls) -> list[Job]:
+def taken(given: Calls) -> list[Call]:
     """Those that may start, started."""
     found = list(given.startable)
     given.startable.clear()
     return found
 
 
-def of_hosts(jobs: list[Job]) -> Counter[str]:
-    return Counter(host_of(one).partition(".")[0] for one in jobs)
+def of_hosts(jobs: list[Call]) -> Counter[str]:
+    return Counter(host_of(one.url).partition(".")[0] for one in jobs)
 
 
 def test_room_that_one_host_gives_up_is_taken_by_another_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     given = made(monkeypatch, in_flight=5)
-    for one in [job("a") for _ in range(5)] + [job("b") for _ in range(10)]:
+    for one in [call("a") for _ in range(5)] + [call("b") for _ in range(10)]:
         given.admit(one)
     first = taken(given)
     assert of_hosts(first) == {"a": 5, "b": 1}
-    given.release([one for one in first if host_of(one).startswith("a")])
+    given.release(one.id for one in first if host_of(one.url).startswith("a"))
     assert of_hosts(taken(given)) == {"b": 4}
 
 
 def test_hosts_that_wait_for_room_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     given = made(monkeypatch, in_flight=6)
-    for one in [job("a") for _ in range(60)] + [job("b") for _ in range(60)] + [job("c") for _ in range(60)]:
+    for one in [call(name) for name in ("a", "b", "c") for _ in range(60)]:
         given.admit(one)
     running = taken(given)
     assert of_hosts(running) == {"a": 6, "b": 1, "c": 1}
-    given.release(running)
+    given.release(one.id for one in running)
     assert of_hosts(taken(given)) == {"a": 2, "b": 2, "c": 2}
 
 
@@ -68,10 +66,10 @@ def test_what_came_late_leaves_the_turn_to_what_is_on_time_but_for_a_part(
 ) -> None:
     given = made(monkeypatch, in_flight=2_000)
     for _ in range(1_000):
-        given.admit(job("a", "noisy"), late=True)
+        given.admit(call("a", "noisy"), late=True)
     for _ in range(200):
-        given.admit(job("a", "quiet"))
-    given.release(taken(given))
+        given.admit(call("a", "quiet"))
+    given.release(one.id for one in taken(given))
     assert Counter(one.name for one in taken(given)) == {"quiet": 90, "noisy": 10}
 
 
@@ -80,12 +78,12 @@ def test_the_first_calls_of_many_hosts_end_at_what_this_process_may_open(
 ) -> None:
     given = made(monkeypatch, in_flight=2_000, files=400)
     for number in range(900):
-        given.admit(job(f"h{number}"))
+        given.admit(call(f"h{number}"))
     running = taken(given)
     assert len(running) == 400 - calls.OTHER_FILES
     begun = set(of_hosts(running))
     while running:
-        given.release(running)
+        given.release(one.id for one in running)
         running = taken(given)
         begun |= set(of_hosts(running))
     assert len(begun) == 900
@@ -93,13 +91,13 @@ def test_the_first_calls_of_many_hosts_end_at_what_this_process_may_open(
 
 def test_a_host_with_all_its_calls_in_flight_stands_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
     given = made(monkeypatch, in_flight=PER_HOST + 2)
-    for one in [job("hangs") for _ in range(PER_HOST + 50)] + [job("other") for _ in range(5)]:
+    for one in [call("hangs") for _ in range(PER_HOST + 50)] + [call("other") for _ in range(5)]:
         given.admit(one)
     running = taken(given)
     assert of_hosts(running) == {"hangs": PER_HOST, "other": 2}
-    given.release(running[-1:])
+    given.release(one.id for one in running[-1:])
     assert of_hosts(taken(given)) == {"other": 1}
-    given.release(running[:2])
+    given.release(one.id for one in running[:2])
     assert of_hosts(taken(given)) == {"hangs": 1, "other": 1}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, TextClause, bindparam
 from sqlalchemy.types import Boolean, String
@@ -77,6 +77,32 @@ def look(connection: Connection, ids: Iterable[str], kind: str) -> list[Job]:
     statement = bulk.typed(connection, LOOK.replace("{job}", JOB), **JOB_TYPES)
     found = connection.execute(statement, {"ids": bulk.ids(connection, ids), "kind": kind})
     return sorted((Job(*row) for row in found), key=lambda job: job.scheduled_for)
+
+
+class Call(NamedTuple):
+    """An event of an HTTP target that waits for its turn: what has to be known of it until then."""
+
+    id: str
+    due_at: datetime
+    name: str
+    url: str
+
+
+CALLS = """
+SELECT e.id, e.due_at, t.name, {url} AS url
+FROM events e JOIN triggers t ON t.id = e.trigger_id
+WHERE e.id {ids} AND e.status = 'pending' AND t.target_type = 'http' AND t.deleted_at IS NULL
+ORDER BY e.scheduled_for
+"""
+
+
+def calls(connection: Connection, ids: Iterable[str]) -> list[Call]:
+    """As `look`, of HTTP targets, and no more than it takes to put them in line: there may be many."""
+    url = "t.target->>'url'" if bulk.is_postgres(connection) else "json_extract(t.target, '$.url')"
+    statement = bulk.typed(
+        connection, CALLS.replace("{url}", url), id=Id, due_at=Instant, name=String, url=String
+    )
+    return [Call(*row) for row in connection.execute(statement, {"ids": bulk.ids(connection, ids)})]
 
 
 START = """

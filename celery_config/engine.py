@@ -8,6 +8,7 @@ the pool.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Callable
@@ -32,6 +33,7 @@ from celery_config.broker import OURS
 THREADS = 8
 PREFETCH = 8  # messages that wait in this process; the others are left for other workers
 EVENTS_SECONDS = 0.1  # for so long what Flower is told is collected
+GARBAGE_AFTER = 20_000  # new objects that may hold others; the calls and events that wait are no garbage
 MOST_EVENTS = 500  # or until it is so many
 
 log = logging.getLogger("triggerbeat.engine")
@@ -186,7 +188,10 @@ class Engine(bootsteps.StartStopStep):
         worker.solo_thread = Threads(1, "solo")
 
     def start(self, worker: Any) -> None:
-        """Start the courier."""
+        """Start the courier. What is there by now stays: looking at it for garbage again and again costs."""
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(GARBAGE_AFTER)
         start_courier()
 
     def stop(self, worker: Any) -> None:

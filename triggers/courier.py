@@ -169,9 +169,12 @@ class Courier:
     # The loop
 
     def _run(self, ready: threading.Event) -> None:
-        from triggers.targets.http import HttpCaller  # 10 MB, for none but the process that delivers
+        # Of 10 MB, for none but the process that delivers.
+        import uvloop
 
-        self._loop = asyncio.new_event_loop()
+        from triggers.targets.http import HttpCaller
+
+        self._loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
         asyncio.set_event_loop(self._loop)
         self._threads = ThreadPoolExecutor(6, "courier-sql")
         self._publishing = ThreadPoolExecutor(1, "courier-publish")

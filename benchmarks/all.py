@@ -39,7 +39,7 @@ FULL: dict[str, list[str]] = {
     "burst": [],
     "celery_tasks": ["--workers", "1", "--databases", "postgresql"],
     "http_deliveries": ["--count", "100000", "--repeat", "1", "--databases", "postgresql"],
-    "isolation": ["--cases", "alone,catch-up,hanging", "--databases", "postgresql"],
+    "isolation": ["--cases", "alone,catch-up,hanging", "--seconds", "20", "--databases", "postgresql"],
     "lateness": ["--cases", "seconds,instants", "--databases", "postgresql"],
     "memory": ["--databases", "postgresql"],
     "workers": ["--workers", "1,4"],

@@ -38,7 +38,7 @@ ROSTER = (
         "with_django_celery_beat.py",
         (*CELERY, "django==5.2.19", "django-celery-beat==2.9.0", "psycopg[binary]==3.3.9"),
         ready_seconds=14.0,  # its migrations
-        loading_seconds=0.3,
+        loading_seconds=0.4,
         runs_celery=True,
     ),
     Neighbour(
@@ -58,6 +58,12 @@ ROSTER = (
         ("procrastinate==3.10.0", "psycopg[binary,pool]==3.3.9"),
     ),
     Neighbour("bullmq", "BullMQ job schedulers", "with_bullmq.mjs", ("bullmq@6.7.0", "ioredis@6.0.0")),
-    Neighbour("graphile-worker", "graphile-worker", *GRAPHILE),
-    Neighbour("graphile-worker-tuned", "graphile-worker, tuned", *GRAPHILE, settings={"TUNED": "1"}),
+    Neighbour("graphile-worker", "graphile-worker", *GRAPHILE, loading_seconds=0.08),
+    Neighbour(
+        "graphile-worker-tuned",
+        "graphile-worker, tuned",
+        *GRAPHILE,
+        loading_seconds=0.08,
+        settings={"TUNED": "1"},
+    ),
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from sys import intern
+
 from triggers.store.delivery import Job
 from triggers.targets import HttpRequest
 from triggers.targets.address import parse_url
@@ -9,9 +11,9 @@ from triggers.targets.placeholders import render
 
 
 def host_of(address: str) -> str:
-    """The host that a URL names, with its port."""
+    """The host that a URL names, with its port; one text for all calls to it that wait."""
     url = parse_url(address)
-    return f"{url.host}:{url.port}"
+    return intern(f"{url.host}:{url.port}")
 
 
 def values_of(job: Job) -> dict[str, str]:

@@ -224,6 +224,7 @@ def is_public(address: Address) -> bool:
     return not any(address in network for network in _IPV6_FORBIDDEN)
 
 
+@lru_cache(maxsize=2_048)
 def is_reachable(address: Address, allow_private: bool) -> bool:
     """Whether a delivery may connect to the address.
 

@@ -4,9 +4,9 @@ What is no message of kombu's raises in the loop that takes messages, which ends
 at as it comes from Redis, and what kombu could not read is dropped there, with a line in the log.
 
 A message that a worker has taken stands in Redis until it is acknowledged, so that people see it, and another
-worker finds it an hour after this one died. An event is in the database, and a tick sends it again within
-seconds: of its message Redis is told when it has waited here for a moment. That saves a short task two of
-its three round trips.
+worker finds it an hour after this one died. An event is in the database, and a tick sends it again: of its
+message Redis is told when it has waited here for a moment. That saves a short task two of its three round
+trips.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class QoS(redis.QoS):
         """Write down what is held. Raises what Redis raises; the rest is told the next time."""
         for tag in list(self._untold):
             message = self._delivered.get(tag)
-            if message is not None:  # another thread may have acknowledged it just now
+            if message is not None:
                 super().append(message, tag)  # type: ignore[no-untyped-call]
             self._untold.discard(tag)
 

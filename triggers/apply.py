@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from models.database import Database
 from triggers import manage
 from triggers.definition import TriggerDocument, parse_triggers, pointer
-from triggers.errors import Conflict, InvalidDocument, Problem
+from triggers.errors import Conflict, InvalidDocument, NotFound, Problem
 from triggers.logs import unless_undone
 from triggers.settings import Settings
 from triggers.store import definitions, lifecycle
@@ -59,6 +59,16 @@ def apply(
     if prune and not documents:
         raise InvalidDocument([Problem("/triggers", "is empty: --prune would delete every trigger")])
     parsed = judged(database, documents, settings)
+    try:
+        return make_so(database, parsed, prune, dry_run)
+    except NotFound:  # somebody who had the locks before has deleted one: look again at what there is
+        return make_so(database, parsed, prune, dry_run)
+
+
+def make_so(
+    database: Database, parsed: Sequence[TriggerDocument], prune: bool, dry_run: bool
+) -> list[Applied]:
+    """The transaction. Raises Conflict, and NotFound for what was deleted between a look and a lock."""
     with unless_undone() as forget, database.write() as connection:
         rehearsal = connection.begin_nested() if dry_run else None
         known = compared(connection, parsed)

@@ -88,13 +88,15 @@ def execute_scheduled_triggers(
     batch: int = BATCH,
     look: Look = Queues,
     call: Call = nobody,
+    hinted: bool = False,
 ) -> Tick:
     """Plan what is due up to now + `horizon`, and take back what nobody finished.
 
     0. Look whether there is anything to do; mostly there is not. What was sent again and again, while no
-       message waits in the broker, is to be sent now.
+       message waits in the broker, is to be sent now; not by a `hinted` tick, of which there may be many.
     1. Events whose `recheck_at` has passed are dispatched again, or their lost attempt is judged: they are
-       older than what is planned now.
+       older than what is planned now. Before, one batch is planned: there may be a hundred thousand of them
+       that wait for a slow host, while somebody waits for what was just created.
     2. Claim a batch of triggers, compute their events, insert them, advance the cursors; commit.
     3. Only then dispatch: a message about an event that was rolled back would be a lie, a lost message
        is found by step 1 of a later tick.
@@ -106,8 +108,10 @@ def execute_scheduled_triggers(
         found = plan.outlook(connection, now, now + horizon)
     tick = Tick(database, dispatch, tzdata, now, now + horizon, call=call)
     look = functools.cache(look)  # once, before this tick sends anything itself
-    lost = found.sent_again and notice_lost(tick, look(), batch)
+    lost = found.sent_again and not hinted and notice_lost(tick, look(), batch)
     if found.unattended or lost:
+        if found.due:
+            plan_batch(tick, batch, wait=False)
         while take_back(tick, batch, look):
             pass
     if found.due:
@@ -145,7 +149,9 @@ def run(
     began = time.monotonic()
     if node is None:
         horizon = horizon_of_hint(database, horizon)
-    tick = execute_scheduled_triggers(database, dispatch, horizon, tzdata, look=look, call=call)
+    tick = execute_scheduled_triggers(
+        database, dispatch, horizon, tzdata, look=look, call=call, hinted=node is None
+    )
     if node is not None:
         with database.write() as connection:
             before = machine_clock(connection)

@@ -28,7 +28,7 @@ from models.database import Database, migrate
 from tests.processes import Process, free_port, wait_until
 from tests.servers import PostgreSQL, Valkey
 from triggers import cli, local_files, queue_view
-from triggers.apply import apply
+from triggers.apply import Applied, apply
 from triggers.rfc3339 import parse_instant
 from triggers.schedule import next_occurrences
 from triggers.settings import Settings
@@ -319,6 +319,30 @@ def test_two_that_apply_at_once_wait_for_each_other(database_url: str) -> None:
         ends = [pool.submit(go, names, 1), pool.submit(go, names[::-1], 2)]
         for end in ends:
             end.result(120)
+
+
+def test_of_two_that_prune_the_same_at_once_each_succeeds(database_url: str) -> None:
+    migrate(database_url)
+    kept = {**HOURLY, "name": "kept"}
+    barrier = threading.Barrier(2)
+
+    def go() -> list[Applied]:
+        database = Database(database_url)
+        try:
+            with database.read() as connection:
+                database.now(connection)  # connected
+            barrier.wait(30)
+            return apply(database, [kept], Settings(), prune=True)
+        finally:
+            database.close()
+
+    for _ in range(3):
+        database = Database(database_url)
+        apply(database, [kept, *({**HOURLY, "name": f"t{number}"} for number in range(150))], Settings())
+        database.close()
+        with ThreadPoolExecutor(2) as pool:
+            done = [end.result(120) for end in [pool.submit(go), pool.submit(go)]]
+        assert sum(one.action == "deleted" for each in done for one in each) == 150
 
 
 def test_apply_creates_many_with_as_many_statements_as_one(

@@ -867,6 +867,34 @@ def test_many_that_are_lost_are_sent_in_batches(world: World) -> None:
     assert sent_ids(world.sent) == sorted(world.ids())
 
 
+def test_what_is_new_goes_before_a_great_deal_that_waits(world: World) -> None:
+    """As a hundred thousand calls to a slow host, which are sent again and again."""
+    for number in range(7):
+        world.create(f"t{number}", once())
+    world.tick()
+    waiting = set(world.ids())
+    world.now += GRACE
+    world.create("new", every(10))
+    world.sent.clear()
+    world.tick(batch=3)
+    found = [hint.event_id for hint in world.sent]
+    assert found[0] not in waiting
+    assert waiting <= set(found)
+
+
+def test_a_hinted_tick_leaves_what_was_sent_before_to_beats(world: World) -> None:
+    """Many may come, and each would send again all that waits for a slow host."""
+    world.create(schedule=once())
+    world.tick()
+    send_again_and_again(world, 4)
+    world.now += GRACE
+
+    def look() -> Queues:
+        raise AssertionError("asked")
+
+    tick.run(world.database, world.dispatch, seconds(90), TZDATA, None, look=look)
+
+
 def test_the_broker_is_only_asked_when_there_is_a_doubt(world: World) -> None:
     world.create(schedule=once())
     world.create("other", every(10))

@@ -158,8 +158,9 @@ class Worker:
         self.tell("ticks")
         horizon = tick.horizon_of_hint(world.database, world.horizon) if hint else world.horizon
         made = tick.execute_scheduled_triggers(
-            world.database, world.broker.dispatch, horizon, TZDATA, world.batch, world.broker.look
-        )
+            world.database, world.broker.dispatch, horizon, TZDATA, world.batch, world.broker.look,
+            hinted=hint,
+        )  # fmt: skip
         if not hint:
             with world.database.write() as connection:
                 plan.ticked(

@@ -201,6 +201,10 @@ class Installation:
         """Ask the workers for a tick."""
         self.app.send_task(TICK, kwargs={"hint": True}, ignore_result=True)
 
+    def tick(self) -> None:
+        """Send what beat sends."""
+        self.app.send_task(TICK, ignore_result=True)
+
     def send(self, hints: list[Hint]) -> None:
         """Hand events to the broker as a tick does."""
         assert dispatch(self.app, hints)

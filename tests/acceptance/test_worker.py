@@ -365,7 +365,7 @@ def test_what_an_emptied_broker_has_lost_is_sent_by_the_next_tick(
             )
         installation.changed_by_hand = True
         valkey.flush()
-        installation.hint()
+        installation.tick()
         installation.wait_for("lost")
 
 

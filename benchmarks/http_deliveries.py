@@ -67,8 +67,9 @@ async def plain(url: str, count: int) -> float:
         return count / (time.monotonic() - began)
 
 
-def plain_rate(url: str, count: int) -> float:
+def floor_rate(url: str, count: int) -> float:
     """What a process that does nothing else reaches."""
+    count = min(count, FLOOR)
     command = [sys.executable, "-m", "benchmarks.http_deliveries", "--plain", url, "--count", str(count)]
     return float(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
 
@@ -98,9 +99,9 @@ def run(kind: str, count: int) -> tuple[Burst, float, dict[str, str]]:
         place.environment["ALLOW_PRIVATE_TARGETS"] = "true"
         place.start_worker()
         burst(place, min(WARM_UP, count), target)
-        before = plain_rate(url, min(count, FLOOR))
+        before = floor_rate(url, count)
         found = burst(place, count, target)
-        return found, (before + plain_rate(url, min(count, FLOOR))) / 2, place.durability()
+        return found, (before + floor_rate(url, count)) / 2, place.durability()
 
 
 def measure(kind: str, count: int, repeat: int) -> list[object]:

@@ -33,8 +33,8 @@ from celery_config.broker import OURS
 THREADS = 8
 PREFETCH = 8  # messages that wait in this process; the others are left for other workers
 EVENTS_SECONDS = 0.1  # for so long what Flower is told is collected
-GARBAGE_AFTER = 20_000  # new objects that may hold others; the calls and events that wait are no garbage
 MOST_EVENTS = 500  # or until it is so many
+GARBAGE_AFTER = 20_000  # new objects that may hold others; the calls and events that wait are no garbage
 
 log = logging.getLogger("triggerbeat.engine")
 

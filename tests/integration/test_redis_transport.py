@@ -114,3 +114,96 @@ def test_a_redis_that_is_away_when_it_is_to_be_told_is_told_later(tmp_path: Path
         valkey.start()
         transport.tell()
         assert in_redis(valkey) == 1
+
+
+LIMIT = 2  # of messages that a consumer may hold
+SENT = 30
+
+
+@contextmanager
+def limited(
+    valkey: Valkey, headers: dict[str, Any], begun: int, broken: str | None = None
+) -> Iterator[tuple[Connection, list[Any]]]:
+    """A consumer of at most `LIMIT` that has just begun so many of its messages, while others wait."""
+    redis_transport.install()
+    valkey.flush()
+    held: list[Any] = []
+    with Connection(valkey.url) as connection:
+        queue = Queue("queue")
+        for number in range(begun + SENT):
+            if broken is not None and number == begun + 3:
+                valkey.command("LPUSH", "queue", broken)
+            connection.Producer().publish(
+                f"{number}", routing_key=queue.name, declare=[queue], headers=headers
+            )
+        with connection.Consumer(queue, on_message=held.append) as consumer:
+            consumer.qos(prefetch_count=LIMIT)
+            while len(held) < begun:
+                connection.drain_events(timeout=10)
+                held[-1].ack()
+            held.clear()
+            yield connection, held
+
+
+def take_all(connection: Connection) -> None:
+    """Until the limit is reached, or nothing is left."""
+    with suppress(TimeoutError):
+        while True:
+            connection.drain_events(timeout=0.2)
+
+
+def after_a_moment(connection: Connection) -> Any:
+    """What the timer of a worker's loop does; the quality of service of the channel."""
+    connection.default_channel.connection.tell()
+    return connection.default_channel.qos
+
+
+@pytest.mark.parametrize(
+    ("headers", "begun", "more"),
+    [
+        (EVENT, redis_transport.SHORT, redis_transport.MORE),
+        (EVENT, redis_transport.SHORT - 1, 0),
+        ({}, 99, 0),
+    ],
+    ids=["short tasks", "long tasks", "no events"],
+)
+def test_while_short_tasks_end_one_after_the_other_several_are_taken_at_once(
+    valkey: Valkey, headers: dict[str, Any], begun: int, more: int
+) -> None:
+    with limited(valkey, headers, begun) as (connection, held):
+        after_a_moment(connection)
+        take_all(connection)
+        assert len(held) == (1 + more if more else LIMIT)
+        assert [message.payload for message in held] == [f"{begun + number}" for number in range(len(held))]
+        assert valkey.command("LLEN", "queue") == SENT - len(held)
+        after_a_moment(connection)
+        assert in_redis(valkey) == len(held), "they wait, and so stand in Redis"
+        for message in list(held):
+            message.ack()
+        held.clear()
+        take_all(connection)
+        assert len(held) == LIMIT, "these are not begun at once any more"
+
+
+def test_with_a_limit_of_celerys_own_no_more_are_taken(valkey: Valkey) -> None:
+    """`worker_disable_prefetch` puts a function in the place of `can_consume`."""
+    with limited(valkey, EVENT, redis_transport.SHORT) as (connection, held):
+        qos = connection.default_channel.qos
+        qos.can_consume = lambda: not held
+        after_a_moment(connection)
+        take_all(connection)
+        assert len(held) == 1
+
+
+@pytest.mark.parametrize("broken", ["no JSON", "{}", '{"body": 1}'])
+def test_of_several_that_are_taken_at_once_what_is_no_message_is_dropped(
+    valkey: Valkey, broken: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun = redis_transport.SHORT
+    with limited(valkey, EVENT, begun, broken) as (connection, held):
+        after_a_moment(connection)
+        take_all(connection)
+        assert [message.payload for message in held] == [
+            f"{begun + number}" for number in range(redis_transport.MORE)
+        ]
+    assert "dropped from a queue" in caplog.text

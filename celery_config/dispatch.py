@@ -89,20 +89,24 @@ def publish_tasks(app: Celery, jobs: Sequence[Job], default_queue: str) -> None:
     begins. Raises what kombu raises. Redis takes some of them in one round trip: waiting for each answer this
     thread and that of the worker's loop would take turns at Python's lock.
     """
+    declared: set[str] = set()  # looking whether a queue is known already is a fifth of what a message takes
     with app.producer_or_acquire() as producer, producer.batch(TOGETHER):
         for job in jobs:
             target = job.target
+            queue = target["queue"] or default_queue
             values = values_of(job) | {"attempt": str(job.attempt + 1)}
             app.send_task(
                 target["task"],
                 render(target["args"], values),
                 render(target["kwargs"] if job.payload is None else job.payload, values),
                 producer=producer,
-                queue=target["queue"] or default_queue,
+                queue=queue,
+                declare=[] if queue in declared else None,
                 task_id=job.id,
                 time_limit=job.policy["timeout_seconds"] + HARD_LIMIT_SECONDS,
                 headers={"triggerbeat_event": True},
             )
+            declared.add(queue)
 
 
 def look(app: Celery, tasks: Sequence[str]) -> Queues:

@@ -6,13 +6,13 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError, TimeoutError
 
 from models.fork import GATE
@@ -114,6 +114,12 @@ class Database:
             connection.execution_options(isolation_level="AUTOCOMMIT")
             yield connection
 
+    @contextmanager
+    def write_once(self) -> Iterator[Connection]:
+        """As `write`, for one statement that writes: on PostgreSQL it is a transaction of its own."""
+        with self.statement() if self.is_postgres else self.write() as connection:
+            yield connection
+
     def given_now(self, connection: Connection) -> datetime | None:
         """The instant to hand to a statement; None when the statement reads PostgreSQL's clock itself."""
         return None if self._clock is postgres_clock else self._clock(connection)
@@ -171,8 +177,26 @@ def normal_url(url: str) -> URL:
 
 def postgres_clock(connection: Connection) -> datetime:
     """The database's clock, now and not at the start of the transaction."""
-    value: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
-    return value.astimezone(UTC)
+    row = one_row(connection, "SELECT clock_timestamp()")
+    assert row is not None
+    now: datetime = row[0]
+    return now.astimezone(UTC)
+
+
+def one_row(connection: Connection, statement: str, parameters: Any = None) -> Sequence[Any] | None:
+    """The first row of a statement in psycopg's own form, None without one. Raises SQLAlchemy's errors.
+
+    For the statements of which there are most: through SQLAlchemy's layers each takes this process twice as
+    long. A connection that broke meanwhile is given up when it goes back to the pool.
+    """
+    from psycopg import Error  # only with PostgreSQL: the driver is an extra
+
+    driver: Any = connection.connection.driver_connection
+    try:
+        row: Sequence[Any] | None = driver.execute(statement, parameters).fetchone()
+    except Error as error:
+        raise OperationalError(statement, parameters, error) from error
+    return row
 
 
 def machine_clock(connection: Connection) -> datetime:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 import models.database
 from models import Event, Trigger
@@ -201,4 +202,20 @@ def test_a_connection_that_died_while_nobody_used_it_is_replaced(
             assert connection.execute(text("SELECT pg_backend_pid()")).scalar_one() != mine
     finally:
         database.close()
+        other.close()
+
+
+def test_a_connection_that_died_is_not_used_for_another_begin(postgres_world: World) -> None:
+    database = postgres_world.database
+    event_id = planned(postgres_world)
+    with database.statement() as connection:
+        mine = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+    other = Database(str(database.url.render_as_string(hide_password=False)))
+    try:
+        with other.statement() as connection:
+            connection.execute(text("SELECT pg_terminate_backend(:pid, 10000)"), {"pid": mine})
+        with pytest.raises(OperationalError):
+            begin(database, event_id, ADD)
+        assert begin(database, event_id, ADD) is not None
+    finally:
         other.close()

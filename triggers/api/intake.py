@@ -97,7 +97,7 @@ class Intake:
 
     def _store_together(self, batch: Sequence[Order]) -> None:
         ready: list[tuple[Order, TriggerDocument]] = []
-        with self._database.write() as connection:
+        with self._database.write_once() as connection:
             now = self._database.now(connection)
             for order in batch:
                 try:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, TextClause, bindparam
 from sqlalchemy.types import Boolean, String
 
 from models.base import Id, Instant, Json
+from models.database import one_row
 from models.states import Reason, Status
 from triggers.store import bulk, lifecycle
 
@@ -123,16 +124,18 @@ def start(connection: Connection, ids: Sequence[str], now: datetime, lease: date
     return {row.id: row.attempt for row in found}
 
 
-BEGIN = """
+# In psycopg's own form, not SQLAlchemy's.
+BEGIN = f"""
 UPDATE events e SET status = 'running', attempt = e.attempt + 1, started_at = COALESCE(e.started_at, c.now),
        attempt_started_at = c.now,
-       lease_until = c.now + make_interval(secs => :margin + CAST(t.policy->>'timeout_seconds' AS float))
-FROM triggers t, (SELECT COALESCE(CAST(:now AS timestamptz), clock_timestamp()) AS now) c
-WHERE e.id = CAST(:id AS uuid) AND e.status = 'pending' AND e.due_at <= c.now AND e.misfire_at >= c.now
-  AND t.id = e.trigger_id AND t.target_type = 'celery' AND t.target->>'task' = :task
+       lease_until = c.now + make_interval(secs => %(margin)s + CAST(t.policy->>'timeout_seconds' AS float))
+FROM triggers t, (SELECT COALESCE(CAST(%(now)s AS timestamptz), clock_timestamp()) AS now) c
+WHERE e.id = CAST(%(id)s AS uuid) AND e.status = 'pending' AND e.due_at <= c.now AND e.misfire_at >= c.now
+  AND t.id = e.trigger_id AND t.target_type = 'celery' AND t.target->>'task' = %(task)s
   AND t.deleted_at IS NULL AND t.policy->>'overlap' = 'allow'
-RETURNING {job}, e.attempt_started_at
+RETURNING {JOB}, e.attempt_started_at
 """
+BEGUN_TYPES = (*JOB_TYPES.values(), Instant)
 
 
 def begin(
@@ -142,10 +145,18 @@ def begin(
 
     For PostgreSQL: one statement in place of five round trips.
     """
-    statement = bulk.typed(connection, BEGIN.replace("{job}", JOB), **JOB_TYPES, attempt_started_at=Instant)
     parameters = {"id": event_id, "task": task, "now": now, "margin": margin.total_seconds()}
-    found = connection.execute(statement, parameters).one_or_none()
-    return None if found is None else Job(*found)
+    found = one_row(connection, BEGIN, parameters)
+    if found is None:
+        return None
+    return Job(*[begun(value, type_) for value, type_ in zip(found, BEGUN_TYPES, strict=True)])
+
+
+def begun(value: Any, type_: Any) -> Any:
+    """A value as SQLAlchemy would have made it of psycopg's."""
+    if value is None or type_ not in (Id, Instant):
+        return value
+    return str(value) if type_ is Id else value.astimezone(UTC)
 
 
 COMPLETED = """status = 'succeeded', attempt = attempt + 1, started_at = COALESCE(started_at, :now),

@@ -269,15 +269,16 @@ class Courier:
 
     async def _log(self) -> None:
         batch = await self._lanes["log"].take()
-        early, released = await self._sql(self._write_logs, [id_ for id_, _ in batch])
+        early, released, plain = await self._sql(self._write_logs, [id_ for id_, _ in batch])
+        self._lanes["log"].learn(plain)
         self._hold_early("log", early)
         for one in released:
             self._hold(one.kind, [(one.event_id, one.due_at)])
 
-    def _write_logs(self, ids: Sequence[str]) -> tuple[Batch, list[Released]]:
-        """Start, write and finish in one transaction: nothing can die in between."""
+    def _write_logs(self, ids: Sequence[str]) -> tuple[Batch, list[Released], bool]:
+        """Start, write and finish in one transaction, so that nothing dies in between. And: are all plain?"""
         if not logger.isEnabledFor(logging.INFO) and self._complete_plain(ids):
-            return [], []
+            return [], [], True
         with self.database.write() as connection:
             now = self.database.now(connection)
             ready = deliver.prepare(connection, ids, "log", now)
@@ -291,7 +292,7 @@ class Courier:
             if logger.isEnabledFor(logging.INFO):
                 self._report_logs(done, now)
             deliver.settle(connection, done, now, self.tzdata)
-        return ready.early, done.released
+        return ready.early, done.released, False
 
     def _complete_plain(self, ids: Sequence[str]) -> bool:
         """End those of `ids` that are no more than a row to change; whether that were all. Triggers that may

@@ -12,6 +12,7 @@ from datetime import datetime
 from models.database import Database
 
 CHUNK = 500  # events in one statement
+LARGEST_CHUNK = 2_000  # of events that need one statement and no look: then commits are what takes long
 LATE_CHUNK = 50  # of these, for events that came late, when there are others
 RESYNC_SECONDS = 30.0  # how often the distance to the database's clock is measured
 
@@ -56,6 +57,7 @@ class Lane:
         self.late: deque[tuple[str, datetime]] = deque()
         self.wake = asyncio.Event()
         self.taken = taken
+        self.chunk = CHUNK
 
     def __len__(self) -> int:
         return len(self.due) + len(self.late)
@@ -70,8 +72,12 @@ class Lane:
         while not len(self):
             self.wake.clear()
             await self.wake.wait()
-        late = min(len(self.late), max(CHUNK - len(self.due), LATE_CHUNK))
-        batch = [self.due.popleft() for _ in range(min(CHUNK - late, len(self.due)))]
+        late = min(len(self.late), max(self.chunk - len(self.due), LATE_CHUNK))
+        batch = [self.due.popleft() for _ in range(min(self.chunk - late, len(self.due)))]
         batch += [self.late.popleft() for _ in range(late)]
         self.taken()
         return batch
+
+    def learn(self, plain: bool) -> None:
+        """The last chunk was, or was not, of events that need no look: so may the next be."""
+        self.chunk = min(2 * self.chunk, LARGEST_CHUNK) if plain else CHUNK

@@ -809,3 +809,30 @@ def test_what_came_late_lets_what_is_on_time_go_first() -> None:
     assert asyncio.run(taken(0, 700)) == [(500, 0), (200, 0)]
     assert asyncio.run(taken(900, 30)) == [(30, 470), (0, 430)]
     assert asyncio.run(taken(900, 1000)) == [(450, 50), (450, 50), (100, 400), (0, 400)]
+
+
+def test_of_events_that_need_no_look_more_are_taken_at_once() -> None:
+    async def taken(*plain: bool) -> list[int]:
+        lane = lanes.Lane(lambda: None)
+        lane.put([("late", datetime.now(UTC))] * 10_000, late=True)
+        sizes = []
+        for each in plain:
+            sizes.append(len(await lane.take()))
+            lane.learn(each)
+        return sizes
+
+    assert asyncio.run(taken(True, True, True, True)) == [500, 1_000, 2_000, 2_000]
+    assert asyncio.run(taken(True, True, False, False)) == [500, 1_000, 2_000, 500]
+
+
+@pytest.mark.parametrize(("level", "plain"), [("WARNING", True), ("INFO", False)])
+def test_log_events_need_no_look_when_they_leave_no_line(
+    post: Post, caplog: pytest.LogCaptureFixture, level: str, plain: bool
+) -> None:
+    caplog.set_level(level, "triggerbeat")
+    post.create("t", LOG, ahead=0)
+    post.tick()
+    wait_until(lambda: post.counts("t").keys() == {"succeeded"}, message="it succeeded")
+    wait_until(
+        lambda: (post.courier._lanes["log"].chunk > lanes.CHUNK) is plain, message="what was learnt of it"
+    )

@@ -220,7 +220,7 @@ class Worker:
     def log(self) -> Steps:
         """As `Courier._log`."""
         ids = yield from self.take("log")
-        early, released = self.courier._write_logs(ids)
+        early, released, _ = self.courier._write_logs(ids)
         self.hold_early("log", early)
         for one in released:
             self.hold(one.kind, [(one.event_id, one.due_at)])

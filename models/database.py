@@ -187,7 +187,7 @@ def one_row(connection: Connection, statement: str, parameters: Any = None) -> S
     """The first row of a statement in psycopg's own form, None without one. Raises SQLAlchemy's errors.
 
     For the statements of which there are most: through SQLAlchemy's layers each takes this process twice as
-    long. A connection that broke meanwhile is given up when it goes back to the pool.
+    long.
     """
     from psycopg import Error  # only with PostgreSQL: the driver is an extra
 
@@ -195,6 +195,8 @@ def one_row(connection: Connection, statement: str, parameters: Any = None) -> S
     try:
         row: Sequence[Any] | None = driver.execute(statement, parameters).fetchone()
     except Error as error:
+        if driver.closed:
+            connection.invalidate()  # or the pool, who has not seen the error, complains at length
         raise OperationalError(statement, parameters, error) from error
     return row
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 
 import models.database
 from models import Event, Trigger
 from models.base import new_id
-from models.database import Database
+from models.database import Database, postgres_clock
 from tests.integration import test_tick
 from tests.integration.test_tick import NOON, TZDATA, World, once, seconds
 from tests.servers import wait_until
@@ -205,17 +206,38 @@ def test_a_connection_that_died_while_nobody_used_it_is_replaced(
         other.close()
 
 
-def test_a_connection_that_died_is_not_used_for_another_begin(postgres_world: World) -> None:
-    database = postgres_world.database
-    event_id = planned(postgres_world)
-    with database.statement() as connection:
-        mine = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
-    other = Database(str(database.url.render_as_string(hide_password=False)))
+def test_a_connection_that_dies_is_given_up_without_a_word(
+    postgres_world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither a begin nor the clock goes through SQLAlchemy, which would see what happened."""
+    database, event_id = postgres_world.database, planned(postgres_world)
+    real = Database(database.url.render_as_string(hide_password=False))
+    ways: list[Callable[[], object]] = [
+        lambda: begin(database, event_id, ADD),
+        lambda: clock_of(real.write),
+        lambda: clock_of(real.read),
+        lambda: clock_of(real.write_once),
+    ]
     try:
-        with other.statement() as connection:
-            connection.execute(text("SELECT pg_terminate_backend(:pid, 10000)"), {"pid": mine})
-        with pytest.raises(OperationalError):
-            begin(database, event_id, ADD)
-        assert begin(database, event_id, ADD) is not None
+        for one, other, way in zip((database, real, real, real), (real, *[database] * 3), ways, strict=True):
+            end_connection(one, other)
+            with pytest.raises(OperationalError, match="terminating connection"):
+                way()
+            assert way() is not None
     finally:
-        other.close()
+        real.close()
+    assert not [record for record in caplog.records if record.name.startswith("sqlalchemy")]
+
+
+def end_connection(database: Database, other: Database) -> None:
+    """As a PostgreSQL that is restarted does with the connection that `database` uses next."""
+    with database.read() as connection:
+        mine = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+    with other.statement() as connection:
+        connection.execute(text("SELECT pg_terminate_backend(:pid, 10000)"), {"pid": mine})
+
+
+def clock_of(way: Callable[[], AbstractContextManager[Connection]]) -> datetime:
+    """PostgreSQL's clock."""
+    with way() as connection:
+        return postgres_clock(connection)

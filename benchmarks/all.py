@@ -42,7 +42,7 @@ FULL: dict[str, list[str]] = {
     "isolation": ["--cases", "alone,catch-up,hanging", "--seconds", "20", "--databases", "postgresql"],
     "lateness": ["--cases", "seconds,instants", "--databases", "postgresql"],
     "memory": ["--databases", "postgresql"],
-    "workers": ["--workers", "1,4"],
+    "workers": ["--workers", "1,4", "--log", "50000", "--tasks", "5000"],
     "neighbours": ["--counts", "10000,100000", "--brief"],
 }
 QUICK: dict[str, list[str]] = {

@@ -174,9 +174,12 @@ def neighbours(lines: Sequence[Line]) -> str:
     counts = line["counts"]
     headers = ["due at one instant, done a second", *(f"{count:,}" for count in counts)]
     said = [markdown(headers, table_rows(line["rows"], line["missing"], counts))]
+    brief = line.get("brief_cut_seconds")
+    sooner = f", or after {brief:g} where no bound rests on it" if brief else ""
     said.append(
-        f"`(cut)`: not all had run after {line['cut_seconds']:g} s; what had, a second. `-`: not measured; "
-        "`make bench` leaves out who would be cut by its rate at the one before, unless a bound needs it."
+        f"`(cut)`: not all had run after {line['cut_seconds']:g} s{sooner}; what had, a second. "
+        "`-`: not measured; `make bench` leaves out who would be cut by its rate at the one before, "
+        "unless a bound needs it."
     )
     said += [f"{name}: {reason}" for name, reason in line["missing"].items()]
     said += [f"![{alt}]({PLOTS}/{name})" for name, (alt, _) in plots(lines).items()]

@@ -7,9 +7,9 @@ Each neighbour is set up as its own documentation advises for speed; its program
 use the same PostgreSQL, with durability on, and the same Valkey, empty for each run, and are installed, with
 fixed versions, into environments of their own below `.benchmarks/`. Everything is stored beforehand, and a
 few that are due earlier show that all is loaded and connected. The clock starts at the instant. What is not
-done after `--cut` seconds is counted as far as it came. All of it takes half an hour; `--brief` saves half of
-that: who would not be done in time by its rate at one count is not measured at the next, unless a bound of
-ours rests on that.
+done after `--cut` seconds is counted as far as it came. All of it takes half an hour; `--brief` saves more
+than half of that, where no bound of ours rests on a figure: it is cut after 20 s, and who would not be done
+in time by its rate at one count is not measured at the next.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from benchmarks.neighbours.roster import ROSTER, Neighbour
 
 REPEAT = 3  # where a bound of ours rests on it
 FAST_SECONDS = 30.0  # and a run takes no longer
+BRIEF_CUT_SECONDS = 20.0  # where none does, with `--brief`
 
 
 class Measured:
@@ -40,7 +41,7 @@ class Measured:
 
     def ours(self, way: ours.Ours) -> None:
         """Triggerbeat, used in one way."""
-        self.each_count(way.name, way.title, (), lambda count: ours.measure(way, count, self.cut))
+        self.each_count(way.name, way.title, (), lambda count, cut: ours.measure(way, count, cut))
 
     def neighbour(self, neighbour: Neighbour, place: Servers) -> None:
         """One of them; one line when it cannot be installed."""
@@ -53,19 +54,21 @@ class Measured:
             neighbour.name,
             neighbour.title,
             neighbour.packages,
-            lambda count: measure(neighbour, environment, place, count, self.cut),
+            lambda count, cut: measure(neighbour, environment, place, count, cut),
         )
 
     def each_count(
-        self, name: str, title: str, packages: Sequence[str], run: Callable[[int], Outcome]
+        self, name: str, title: str, packages: Sequence[str], run: Callable[[int, float], Outcome]
     ) -> None:
         """Measure at one count after the other; a failure ends these, but not the others."""
         rate = float("inf")
         for count in self.counts:
-            if self.brief and rate * self.cut < count and not is_judged(name, count):
+            brief = self.brief and not is_judged(name, count)
+            cut = min(self.cut, BRIEF_CUT_SECONDS) if brief else self.cut
+            if brief and rate * self.cut < count:
                 continue
             try:
-                outcomes = repeated(name, run, count)
+                outcomes = repeated(name, run, count, cut)
             except (AssertionError, NotReady) as failure:
                 self.give_up(name, f"failed at {count:,}: {one_line(failure)}")
                 return
@@ -80,12 +83,12 @@ class Measured:
         print(f"{name}: {reason}", flush=True)
 
 
-def repeated(name: str, run: Callable[[int], Outcome], count: int) -> list[Outcome]:
+def repeated(name: str, run: Callable[[int, float], Outcome], count: int, cut: float) -> list[Outcome]:
     """Some runs where the median matters and does not cost much, else one."""
-    outcomes = [run(count)]
+    outcomes = [run(count, cut)]
     fast = outcomes[0].seconds <= FAST_SECONDS and not outcomes[0].cut
     while fast and is_judged(name, count) and len(outcomes) < REPEAT:
-        outcomes.append(run(count))
+        outcomes.append(run(count, cut))
     return outcomes
 
 
@@ -109,6 +112,7 @@ def run_all(names: Sequence[str], found: Measured) -> None:
     figures = {
         "counts": list(found.counts),
         "cut_seconds": found.cut,
+        "brief_cut_seconds": BRIEF_CUT_SECONDS if found.brief else None,
         "rows": found.rows,
         "missing": found.missing,
         "ratios": ratios(found.rows),

@@ -24,8 +24,8 @@ from redis import exceptions
 
 SHOWN = 100  # bytes of what was dropped
 TELL_SECONDS = 0.2  # between two times that Redis is told what a worker holds
-SHORT = 20  # events begun in that time: some more that wait here begin within the next
-MORE = 8  # messages taken at once then, whatever the prefetch limit
+SHORT = 20  # events begun in that time: tasks are short, and several messages are worth waiting for
+SEVERAL = 4  # free places within the prefetch limit for which a worker waits then, to fill them at once
 
 log = logging.getLogger("triggerbeat.broker")
 
@@ -37,7 +37,7 @@ class QoS(redis.QoS):
         super().__init__(*args, **options)  # type: ignore[no-untyped-call]
         self._untold: set[str] = set()
         self._begun = 0
-        self.takes_more = False  # than the prefetch limit
+        self.takes_several = False
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """Taken."""
@@ -75,13 +75,25 @@ class QoS(redis.QoS):
             self._untold.discard(tag)
 
     def look_back(self) -> None:
-        """Tell by the last moment whether the events that wait here are of short tasks.
+        """Tell by the last moment whether tasks are short.
 
-        Of long ones no worker is to hold more than its share, and none of any kind when Celery's
-        worker_disable_prefetch has put a limit of its own in the place of `can_consume`.
+        When they are not any more, one free place is enough again, so that nothing waits for longer than this
+        moment. It always is with Celery's worker_disable_prefetch, which puts its own limit in the place of
+        `can_consume`.
         """
-        self.takes_more = self._begun >= SHORT and "can_consume" not in vars(self)
+        self.takes_several = self._begun >= SHORT and "can_consume" not in vars(self)
         self._begun = 0
+
+    def can_consume(self) -> bool:
+        """Whether there is room within the prefetch limit; with short tasks, for several messages."""
+        room = self.room()
+        least = min(SEVERAL, self.prefetch_count // 2) if self.takes_several else 1
+        return room is None or room >= max(1, least)
+
+    def room(self) -> int | None:
+        """How many more messages this worker may hold; None: any number."""
+        left: int | None = self.can_consume_max_estimate()  # type: ignore[no-untyped-call]
+        return left
 
 
 class Channel(redis.Channel):
@@ -90,7 +102,7 @@ class Channel(redis.Channel):
     QoS = QoS
     Message: Any
     connection: Any
-    behind: bytes | None = None  # the list that the last event came from
+    behind: str | None = None  # the list that the last event came from
 
     def _connparams(self, asynchronous: bool = False) -> Any:
         # Of a connection that Celery gave up, kombu closes a channel twice, which then wants to hand back its
@@ -110,10 +122,11 @@ class Channel(redis.Channel):
         if command not in ("BRPOP", "RPOP") or not answer:
             return answer
         if isinstance(answer, list) and command == "RPOP":
-            return answer  # `_take_more` looks at each
+            return answer  # `_take_several` looks at each
         payload = self._payload(answer[1] if command == "BRPOP" else answer)
         if command == "BRPOP":
-            self.behind = answer[0] if payload and payload["headers"].get("triggerbeat_event") else None
+            headers = (payload or {}).get("headers") or {}
+            self.behind = bytes_to_str(answer[0]) if headers.get("triggerbeat_event") else None
         return answer if payload else None
 
     def _payload(self, item: bytes) -> Any:
@@ -128,18 +141,31 @@ class Channel(redis.Channel):
         return payload
 
     def _brpop_read(self, **options: Any) -> Any:
-        """Deliver the message that was waited for, and with short tasks some of those behind it."""
+        """Deliver the message that was waited for; with short tasks also some behind it, if there is room."""
         delivered = super()._brpop_read(**options)  # type: ignore[no-untyped-call]
-        if self.behind is not None and self.qos.takes_more:
-            self._take_more(self.behind)
+        if self.behind is not None and self.qos.takes_several:
+            self._take_several(self.behind)
         return delivered
 
-    def _take_more(self, key: bytes) -> None:
+    def _take_several(self, key: str) -> None:
         """On the connection that waited for the first: it has nothing else to do in this turn of the loop."""
-        queue = bytes_to_str(key).rsplit(self.sep, 1)[0]
-        for item in self.client.rpop(key, MORE) or []:
+        room = self.qos.room()
+        most = SEVERAL if room is None else min(SEVERAL, room)
+        if most < 1:
+            return
+        connection = self.client.connection
+        command = ["RPOP", key, most]
+        try:
+            connection.send_command(
+                *(self.client._prefix_args(command) if self.global_keyprefix else command)
+            )
+            items = self.client.parse_response(connection, "RPOP")
+        except self.connection_errors:
+            connection.disconnect()  # as kombu does; events whose messages are lost here are sent again
+            raise
+        for item in items or []:
             if payload := self._payload(item):
-                self.connection._deliver(payload, queue)
+                self.connection._deliver(payload, key.rsplit(self.sep, 1)[0])
 
 
 def check(message: Any) -> None:

@@ -197,7 +197,7 @@ def one_row(connection: Connection, statement: str, parameters: Any = None) -> S
     except Error as error:
         if driver.closed:
             connection.invalidate()  # or the pool, who has not seen the error, complains at length
-        raise OperationalError(statement, parameters, error) from error
+        raise DBAPIError.instance(statement, parameters, error, Error) from error
     return row
 
 

@@ -116,19 +116,24 @@ def test_a_redis_that_is_away_when_it_is_to_be_told_is_told_later(tmp_path: Path
         assert in_redis(valkey) == 1
 
 
-LIMIT = 2  # of messages that a consumer may hold
+LIMIT = 8  # of messages that a consumer may hold
 SENT = 30
 
 
 @contextmanager
 def limited(
-    valkey: Valkey, headers: dict[str, Any], begun: int, broken: str | None = None
+    valkey: Valkey,
+    headers: dict[str, Any],
+    begun: int,
+    broken: str | None = None,
+    limit: int = LIMIT,
+    prefix: str = "",
 ) -> Iterator[tuple[Connection, list[Any]]]:
-    """A consumer of at most `LIMIT` that has just begun so many of its messages, while others wait."""
+    """A consumer of at most `limit` that has just begun so many of its messages, while others wait."""
     redis_transport.install()
     valkey.flush()
     held: list[Any] = []
-    with Connection(valkey.url) as connection:
+    with Connection(valkey.url, transport_options={"global_keyprefix": prefix}) as connection:
         queue = Queue("queue")
         for number in range(begun + SENT):
             if broken is not None and number == begun + 3:
@@ -137,7 +142,7 @@ def limited(
                 f"{number}", routing_key=queue.name, declare=[queue], headers=headers
             )
         with connection.Consumer(queue, on_message=held.append) as consumer:
-            consumer.qos(prefetch_count=LIMIT)
+            consumer.qos(prefetch_count=limit)
             while len(held) < begun:
                 connection.drain_events(timeout=10)
                 held[-1].ack()
@@ -159,30 +164,40 @@ def after_a_moment(connection: Connection) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("headers", "begun", "more"),
-    [
-        (EVENT, redis_transport.SHORT, redis_transport.MORE),
-        (EVENT, redis_transport.SHORT - 1, 0),
-        ({}, 99, 0),
-    ],
+    ("headers", "begun", "several"),
+    [(EVENT, redis_transport.SHORT, True), (EVENT, redis_transport.SHORT - 1, False), ({}, 99, False)],
     ids=["short tasks", "long tasks", "no events"],
 )
 def test_while_short_tasks_end_one_after_the_other_several_are_taken_at_once(
-    valkey: Valkey, headers: dict[str, Any], begun: int, more: int
+    valkey: Valkey, headers: dict[str, Any], begun: int, several: bool
 ) -> None:
     with limited(valkey, headers, begun) as (connection, held):
+        qos = after_a_moment(connection)
+        connection.drain_events(timeout=10)
+        assert len(held) == (1 + redis_transport.SEVERAL if several else 1)
+        take_all(connection)
+        assert len(held) == (1 + redis_transport.SEVERAL if several else LIMIT), "what is left waits"
+        while len(held) > LIMIT - redis_transport.SEVERAL:
+            held.pop(0).ack()
+        take_all(connection)
+        assert len(held) == LIMIT, "and never more than the limit"
+        held.pop(0).ack()
+        assert qos.can_consume() is not several
+        after_a_moment(connection)
+        assert qos.can_consume(), "these are not begun at once any more"
+        take_all(connection)
+        assert [message.payload for message in held] == [f"{int(held[0].payload) + n}" for n in range(LIMIT)]
+
+
+@pytest.mark.parametrize("limit", [0, 1, 2, 3])
+def test_with_a_small_limit_or_none_there_is_always_room_in_the_end(valkey: Valkey, limit: int) -> None:
+    with limited(valkey, EVENT, redis_transport.SHORT, limit=limit) as (connection, held):
         after_a_moment(connection)
         take_all(connection)
-        assert len(held) == (1 + more if more else LIMIT)
-        assert [message.payload for message in held] == [f"{begun + number}" for number in range(len(held))]
-        assert valkey.command("LLEN", "queue") == SENT - len(held)
-        after_a_moment(connection)
-        assert in_redis(valkey) == len(held), "they wait, and so stand in Redis"
-        for message in list(held):
+        assert len(held) == (limit or SENT)
+        for message in held:
             message.ack()
-        held.clear()
-        take_all(connection)
-        assert len(held) == LIMIT, "these are not begun at once any more"
+        assert connection.default_channel.qos.can_consume()
 
 
 def test_with_a_limit_of_celerys_own_no_more_are_taken(valkey: Valkey) -> None:
@@ -195,6 +210,15 @@ def test_with_a_limit_of_celerys_own_no_more_are_taken(valkey: Valkey) -> None:
         assert len(held) == 1
 
 
+def test_the_lists_names_may_have_a_prefix(valkey: Valkey) -> None:
+    begun = redis_transport.SHORT
+    with limited(valkey, EVENT, begun, prefix="mine-") as (connection, held):
+        assert valkey.command("LLEN", "mine-queue") == SENT
+        after_a_moment(connection)
+        connection.drain_events(timeout=10)
+        assert len(held) == 1 + redis_transport.SEVERAL
+
+
 @pytest.mark.parametrize("broken", ["no JSON", "{}", '{"body": 1}'])
 def test_of_several_that_are_taken_at_once_what_is_no_message_is_dropped(
     valkey: Valkey, broken: str, caplog: pytest.LogCaptureFixture
@@ -202,8 +226,24 @@ def test_of_several_that_are_taken_at_once_what_is_no_message_is_dropped(
     begun = redis_transport.SHORT
     with limited(valkey, EVENT, begun, broken) as (connection, held):
         after_a_moment(connection)
-        take_all(connection)
+        connection.drain_events(timeout=10)
         assert [message.payload for message in held] == [
-            f"{begun + number}" for number in range(redis_transport.MORE)
+            f"{begun + number}" for number in range(redis_transport.SEVERAL)
         ]
     assert "dropped from a queue" in caplog.text
+
+
+PROPERTIES = '{"delivery_tag": "x", "delivery_info": {"exchange": "", "routing_key": "queue"}}'
+
+
+@pytest.mark.parametrize("headers", ["", ', "headers": null', ', "headers": []', ', "headers": ""'])
+@pytest.mark.parametrize("begun", [0, redis_transport.SHORT])
+def test_a_message_without_headers_ends_nobody(valkey: Valkey, headers: str, begun: int) -> None:
+    """Anybody may leave one; kombu makes it empty headers, and Celery says that it knows no such task."""
+    with limited(valkey, EVENT, begun) as (connection, held):
+        after_a_moment(connection)
+        valkey.command("RPUSH", "queue", f'{{"body": "", "properties": {PROPERTIES}{headers}}}')
+        connection.drain_events(timeout=10)
+        assert [message.headers for message in held] == [{}]
+        connection.drain_events(timeout=10)
+        assert held[1].headers == EVENT

@@ -86,14 +86,9 @@ class QoS(redis.QoS):
 
     def can_consume(self) -> bool:
         """Whether there is room within the prefetch limit; with short tasks, for several messages."""
-        room = self.room()
+        room = self.can_consume_max_estimate()  # type: ignore[no-untyped-call]
         least = min(SEVERAL, self.prefetch_count // 2) if self.takes_several else 1
         return room is None or room >= max(1, least)
-
-    def room(self) -> int | None:
-        """How many more messages this worker may hold; None: any number."""
-        left: int | None = self.can_consume_max_estimate()  # type: ignore[no-untyped-call]
-        return left
 
 
 class Channel(redis.Channel):
@@ -149,7 +144,7 @@ class Channel(redis.Channel):
 
     def _take_several(self, key: str) -> None:
         """On the connection that waited for the first: it has nothing else to do in this turn of the loop."""
-        room = self.qos.room()
+        room = self.qos.can_consume_max_estimate()  # None: any number
         most = SEVERAL if room is None else min(SEVERAL, room)
         if most < 1:
             return

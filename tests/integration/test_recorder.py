@@ -195,10 +195,7 @@ def test_a_connection_that_died_while_nobody_used_it_is_replaced(
     monkeypatch.setattr(models.database, "IDLE_SECONDS", 0)
     database, other = Database(postgres_url), Database(postgres_url)
     try:
-        with database.read() as connection:
-            mine = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
-        with other.statement() as connection:
-            connection.execute(text("SELECT pg_terminate_backend(:pid, 10000)"), {"pid": mine})
+        mine = end_connection(database, other)
         with database.read() as connection:
             assert connection.execute(text("SELECT pg_backend_pid()")).scalar_one() != mine
     finally:
@@ -229,12 +226,13 @@ def test_a_connection_that_dies_is_given_up_without_a_word(
     assert not [record for record in caplog.records if record.name.startswith("sqlalchemy")]
 
 
-def end_connection(database: Database, other: Database) -> None:
-    """As a PostgreSQL that is restarted does with the connection that `database` uses next."""
+def end_connection(database: Database, other: Database) -> int:
+    """As a PostgreSQL that is restarted does with the connection that `database` uses next: that one."""
     with database.read() as connection:
-        mine = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+        mine: int = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
     with other.statement() as connection:
         connection.execute(text("SELECT pg_terminate_backend(:pid, 10000)"), {"pid": mine})
+    return mine
 
 
 def clock_of(way: Callable[[], AbstractContextManager[Connection]]) -> datetime:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, TextClause, bindparam
@@ -149,14 +149,14 @@ def begin(
     found = one_row(connection, BEGIN, parameters)
     if found is None:
         return None
-    return Job(*[begun(value, type_) for value, type_ in zip(found, BEGUN_TYPES, strict=True)])
+    return Job(*[begun(connection, *pair) for pair in zip(found, BEGUN_TYPES, strict=True)])
 
 
-def begun(value: Any, type_: Any) -> Any:
+def begun(connection: Connection, value: Any, type_: Any) -> Any:
     """A value as SQLAlchemy would have made it of psycopg's."""
     if value is None or type_ not in (Id, Instant):
         return value
-    return str(value) if type_ is Id else value.astimezone(UTC)
+    return str(value) if type_ is Id else bulk.instant(connection, value)
 
 
 COMPLETED = """status = 'succeeded', attempt = attempt + 1, started_at = COALESCE(started_at, :now),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from math import ceil
 from operator import attrgetter
@@ -15,6 +15,7 @@ from amqp.exceptions import ChannelError
 from celery import Celery
 from kombu import Connection
 
+from celery_config import bundle
 from celery_config.broker import OURS, PREFIX
 from triggers.outgoing import values_of
 from triggers.store.delivery import Job
@@ -83,7 +84,7 @@ def publish_chunk(app: Celery, producer: Any, kind: str, chunk: Sequence[Hint]) 
 
 
 def publish_tasks(app: Celery, jobs: Sequence[Job], default_queue: str) -> None:
-    """Send users' tasks, each in a message of its own with the event's id as its task id.
+    """Send users' tasks: few in messages of their own, with the event's id as task id; many in bundles.
 
     The arguments in the message are for people to see; the attempt reads them from the database when it
     begins. Raises what kombu raises. Redis takes some of them in one round trip: waiting for each answer this
@@ -91,22 +92,38 @@ def publish_tasks(app: Celery, jobs: Sequence[Job], default_queue: str) -> None:
     """
     declared: set[str] = set()  # looking whether a queue is known already is a fifth of what a message takes
     with app.producer_or_acquire() as producer, producer.batch(TOGETHER):
-        for job in jobs:
-            target = job.target
-            queue = target["queue"] or default_queue
-            values = values_of(job) | {"attempt": str(job.attempt + 1)}
-            app.send_task(
-                target["task"],
-                render(target["args"], values),
-                render(target["kwargs"] if job.payload is None else job.payload, values),
-                producer=producer,
-                queue=queue,
-                declare=[] if queue in declared else None,
-                task_id=job.id,
-                time_limit=job.policy["timeout_seconds"] + HARD_LIMIT_SECONDS,
-                headers={"triggerbeat_event": True},
-            )
+        for (queue, name), chunk in chunks_of_tasks(jobs, default_queue):
+            options = {"producer": producer, "queue": queue, "declare": [] if queue in declared else None}
+            bundle.send(app, name, [packed(job) for job in chunk], options)
             declared.add(queue)
+
+
+Destination = tuple[str, str]  # the queue and the task
+
+
+def chunks_of_tasks(jobs: Sequence[Job], default_queue: str) -> Iterator[tuple[Destination, Sequence[Job]]]:
+    """What goes out together, and where to: few one by one in their order, many as bundles."""
+    by_destination: dict[Destination, list[Job]] = {}
+    for job in jobs:
+        destination = (job.target["queue"] or default_queue, job.target["task"])
+        if len(jobs) <= NAMED:
+            yield destination, [job]
+        else:
+            by_destination.setdefault(destination, []).append(job)
+    for destination, same in by_destination.items():
+        for at in range(0, len(same), bundle.MOST):
+            yield destination, same[at : at + bundle.MOST]
+
+
+def packed(job: Job) -> bundle.Packed:
+    """What a message says of a task."""
+    values = values_of(job) | {"attempt": str(job.attempt + 1)}
+    return bundle.Packed(
+        job.id,
+        job.policy["timeout_seconds"] + HARD_LIMIT_SECONDS,
+        render(job.target["args"], values),
+        render(job.target["kwargs"] if job.payload is None else job.payload, values),
+    )
 
 
 def look(app: Celery, tasks: Sequence[str]) -> Queues:

@@ -29,6 +29,7 @@ from kombu import Consumer
 from kombu.exceptions import ContentDisallowed, DecodeError
 
 from celery_config.broker import OURS
+from celery_config.bundle import Unpacker
 
 THREADS = 8
 PREFETCH = 8  # messages that wait in this process; the others are left for other workers
@@ -186,6 +187,7 @@ class Engine(bootsteps.StartStopStep):
         super().__init__(worker, **options)
         worker.engine_threads = Threads(THREADS, "engine")
         worker.solo_thread = Threads(1, "solo")
+        worker.unpacker = Unpacker()
 
     def start(self, worker: Any) -> None:
         """Start the courier. What is there by now stays: looking at it for garbage again and again costs."""
@@ -254,6 +256,7 @@ class EngineConsumer(bootsteps.ConsumerStep):
                 c.hub.add_reader(threads.read_fd, threads.awake)
             c.event_dispatcher.on_send_buffered = TaskEvents(c)
             c.event_dispatcher.buffer_limit = MOST_EVENTS
+        c.controller.unpacker.start(c)
         queue = c.app.amqp.queues.consume_from.get(OURS)
         if queue is None:
             return

@@ -6,7 +6,7 @@ at as it comes from Redis, and what kombu could not read is dropped there, with 
 A message that a worker has taken stands in Redis until it is acknowledged, so that people see it, and another
 worker finds it an hour after this one died. An event is in the database, and a tick sends it again: of its
 message Redis is told when it has waited here for a moment. That saves a short task two of its three round
-trips. And while short tasks end one after the other, several are taken in the round trip of one.
+trips.
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ from redis import exceptions
 
 SHOWN = 100  # bytes of what was dropped
 TELL_SECONDS = 0.2  # between two times that Redis is told what a worker holds
-SHORT = 20  # events begun in that time: tasks are short, and several messages are worth waiting for
-SEVERAL = 4  # free places within the prefetch limit for which a worker waits then, to fill them at once
 
 log = logging.getLogger("triggerbeat.broker")
 
@@ -36,8 +34,6 @@ class QoS(redis.QoS):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)  # type: ignore[no-untyped-call]
         self._untold: set[str] = set()
-        self._begun = 0
-        self.takes_several = False
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """Taken."""
@@ -51,7 +47,6 @@ class QoS(redis.QoS):
         """Done with."""
         if delivery_tag in self._untold:
             self._untold.discard(delivery_tag)
-            self._begun += 1
             virtual.QoS.ack(self, delivery_tag)
         else:
             super().ack(delivery_tag)  # type: ignore[no-untyped-call]
@@ -74,22 +69,6 @@ class QoS(redis.QoS):
                 super().append(message, tag)  # type: ignore[no-untyped-call]
             self._untold.discard(tag)
 
-    def look_back(self) -> None:
-        """Tell by the last moment whether tasks are short.
-
-        When they are not any more, one free place is enough again, so that nothing waits for longer than this
-        moment. It always is with Celery's worker_disable_prefetch, which puts its own limit in the place of
-        `can_consume`.
-        """
-        self.takes_several = self._begun >= SHORT and "can_consume" not in vars(self)
-        self._begun = 0
-
-    def can_consume(self) -> bool:
-        """Whether there is room within the prefetch limit; with short tasks, for several messages."""
-        room = self.can_consume_max_estimate()  # type: ignore[no-untyped-call]
-        least = min(SEVERAL, self.prefetch_count // 2) if self.takes_several else 1
-        return room is None or room >= max(1, least)
-
 
 class Channel(redis.Channel):
     """Takes only messages out of the lists."""
@@ -97,7 +76,6 @@ class Channel(redis.Channel):
     QoS = QoS
     Message: Any
     connection: Any
-    behind: str | None = None  # the list that the last event came from
 
     def _connparams(self, asynchronous: bool = False) -> Any:
         # Of a connection that Celery gave up, kombu closes a channel twice, which then wants to hand back its
@@ -116,51 +94,17 @@ class Channel(redis.Channel):
         answer = read(connection, command, **options)
         if command not in ("BRPOP", "RPOP") or not answer:
             return answer
-        if isinstance(answer, list) and command == "RPOP":
-            return answer  # `_take_several` looks at each
-        payload = self._payload(answer[1] if command == "BRPOP" else answer)
-        if command == "BRPOP":
-            headers = (payload or {}).get("headers") or {}
-            self.behind = bytes_to_str(answer[0]) if headers.get("triggerbeat_event") else None
-        return answer if payload else None
+        item = answer[1] if command == "BRPOP" else answer
+        return answer if self._is_message(item) else None
 
-    def _payload(self, item: bytes) -> Any:
-        """What was in a list, if it is a message."""
+    def _is_message(self, item: bytes) -> bool:
         try:
-            payload = loads(bytes_to_str(item))
-            check(self.Message(payload, channel=self))
+            check(self.Message(loads(bytes_to_str(item)), channel=self))
         except Exception as error:
             shown = repr(item[:SHOWN]) + ("..." if len(item) > SHOWN else "")
             log.error("dropped from a queue, being no message: %s (%s)", shown, type(error).__name__)
-            return None
-        return payload
-
-    def _brpop_read(self, **options: Any) -> Any:
-        """Deliver the message that was waited for; with short tasks also some behind it, if there is room."""
-        delivered = super()._brpop_read(**options)  # type: ignore[no-untyped-call]
-        if self.behind is not None and self.qos.takes_several:
-            self._take_several(self.behind)
-        return delivered
-
-    def _take_several(self, key: str) -> None:
-        """On the connection that waited for the first: it has nothing else to do in this turn of the loop."""
-        room = self.qos.can_consume_max_estimate()  # None: any number
-        most = SEVERAL if room is None else min(SEVERAL, room)
-        if most < 1:
-            return
-        connection = self.client.connection
-        command = ["RPOP", key, most]
-        try:
-            connection.send_command(
-                *(self.client._prefix_args(command) if self.global_keyprefix else command)
-            )
-            items = self.client.parse_response(connection, "RPOP")
-        except self.connection_errors:
-            connection.disconnect()  # as kombu does; events whose messages are lost here are sent again
-            raise
-        for item in items or []:
-            if payload := self._payload(item):
-                self.connection._deliver(payload, key.rsplit(self.sep, 1)[0])
+            return False
+        return True
 
 
 def check(message: Any) -> None:
@@ -197,7 +141,6 @@ class Transport(redis.Transport):
         for channel in list(self.cycle._channels):
             with suppress(*self.connection_errors, *self.channel_errors):
                 channel.qos.tell()
-            channel.qos.look_back()
 
 
 def install() -> None:

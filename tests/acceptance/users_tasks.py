@@ -78,6 +78,11 @@ def append(path: str, text: str) -> None:
         file.write(f"{text}\n")
 
 
+@shared_task(name=f"{PREFIX}.rest")
+def rest(seconds: float) -> None:
+    time.sleep(seconds)
+
+
 @shared_task(name=f"{PREFIX}.exit_politely")
 def exit_politely() -> None:
     sys.exit(3)

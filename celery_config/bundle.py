@@ -1,0 +1,196 @@
+"""Many users' tasks in few messages: together on the wire, in the worker each a task of its own.
+
+A message costs Celery more than a short task does: to make, to send, to wait for, to take apart. So the tasks
+of a burst go out as bundles. A worker takes one apart and treats each task as if it had come alone: with its
+own id, its own place in the pool, its own events for Flower. It begins what it has room for; what it has not
+begun in a moment, because the tasks are long, goes back to the queue one by one, for whoever is free.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from threading import Thread
+from typing import Any, NamedTuple
+
+from celery import Celery
+from celery.exceptions import InvalidTaskError
+from kombu import Message
+
+from celery_config.broker import PREFIX
+
+TASK = PREFIX + "run_tasks"
+MOST = 16  # tasks in a bundle: each costs a sixteenth of a message, and a pool ends them in a moment
+PATIENCE_SECONDS = 0.2  # until what a worker has no room for goes back
+LEAST_AHEAD = 2  # tasks that wait in the pool for a free process
+OF_AN_EVENT = {"triggerbeat_event": True}  # a header of such a task
+
+log = logging.getLogger("triggerbeat.bundle")
+
+
+class Packed(NamedTuple):
+    """A task of an event: its id, its hard limit in seconds, its arguments (JSON values)."""
+
+    id: str
+    time_limit: int
+    args: Sequence[Any]
+    kwargs: dict[str, Any]
+
+
+def send(app: Celery, name: str, tasks: Sequence[Packed], options: dict[str, Any]) -> None:
+    """Publish one task in a message of its own, or several as a bundle. Raises what kombu raises."""
+    first, *others = tasks
+    if others:
+        shown = f"({name}: {first.id} and {len(others)} more)"
+        app.send_task(TASK, (name, tasks), argsrepr=shown, ignore_result=True, **options)
+    else:
+        of_task = {"task_id": first.id, "time_limit": first.time_limit, "headers": OF_AN_EVENT}
+        app.send_task(name, first.args, first.kwargs, **of_task, **options)
+
+
+class Bundle:
+    """A bundle that a worker has taken: acknowledged when none of its tasks waits here any more."""
+
+    def __init__(self, message: Message, left: int, acknowledge: Callable[[], None]) -> None:
+        self.delivery_info = message.delivery_info
+        self.origin = message.headers.get("origin")
+        self.left = left
+        self.acknowledge = acknowledge
+
+    def less(self, count: int) -> None:
+        """So many tasks are begun, or handed back."""
+        self.left -= count
+        if self.left == 0:
+            self.acknowledge()
+
+
+class Unpacked(Message):
+    """A task out of a bundle, as the message in which it would have come alone."""
+
+    def __init__(
+        self, app: Celery, name: str, task: Packed, bundle: Bundle, settle: Callable[[str], None]
+    ) -> None:
+        id_, time_limit, args, kwargs = task
+        alone = app.amqp.as_task_v2(id_, name, args, kwargs, time_limit=time_limit, origin=bundle.origin)
+        super().__init__(  # type: ignore[no-untyped-call]
+            body=json.dumps(alone.body).encode(),
+            content_type="application/json",
+            content_encoding="utf-8",
+            delivery_info=bundle.delivery_info,
+            properties=alone.properties,
+            headers=alone.headers | OF_AN_EVENT,
+        )
+        self.settle = settle
+
+    def ack_log_error(self, logger: Any, errors: Any, multiple: bool = False) -> None:
+        """The task has begun."""
+        self.settle(self.headers["id"])
+
+    def reject_log_error(self, logger: Any, errors: Any, requeue: bool = False) -> None:
+        """The task cannot be run here."""
+        self.settle(self.headers["id"])
+
+
+class Unpacker:
+    """What a worker has of bundles. All on the thread of the worker's loop."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[tuple[str, Packed, Bundle]] = deque()
+        self.ahead: dict[str, tuple[str, Packed, Bundle]] = {}  # in the pool, not begun
+        self.consumer: Any = None
+        self.handle: Callable[[Message], Any] = lambda message: None
+        self.feeding = False
+
+    def start(self, consumer: Any) -> None:
+        """The worker has a connection. Of an earlier one Celery has dropped what was not begun."""
+        self.consumer = consumer
+        self.handle = consumer.create_task_handler()
+        dropped = [*self.ahead.values(), *self.waiting]
+        self.ahead.clear()
+        self.waiting.clear()
+        self.hand_back(dropped)
+
+    def take(self, name: str, tasks: Sequence[Packed], bundle: Bundle) -> None:
+        """Begin what there is room for now; what still waits in a moment goes back."""
+        self.waiting.extend((name, task, bundle) for task in tasks)
+        self.feed()
+        if bundle.left:
+            soon = (self.give_up, bundle)
+            self.consumer.timer.call_after(PATIENCE_SECONDS, self.consumer.call_soon, soon)
+
+    def feed(self) -> None:
+        """Hand on to the pool what it has room for, and one for each of its processes."""
+        if self.feeding:  # a task that cannot be run here is settled while it is handed on
+            return
+        self.feeding = True
+        try:
+            most = max(LEAST_AHEAD, self.consumer.pool.num_processes)
+            while self.waiting and len(self.ahead) < most:
+                name, task, bundle = self.waiting.popleft()
+                self.ahead[task.id] = (name, task, bundle)
+                self.handle(Unpacked(self.consumer.app, name, task, bundle, self.settle))
+        finally:
+            self.feeding = False
+
+    def settle(self, event_id: str) -> None:
+        """A task has begun, or cannot be run here."""
+        if found := self.ahead.pop(event_id, None):
+            found[2].less(1)
+            self.feed()
+
+    def give_up(self, bundle: Bundle) -> None:
+        """Hand back what of a bundle nobody has begun to begin: its tasks are long, or those before it."""
+        back = [one for one in self.waiting if one[2] is bundle]
+        if back:
+            self.waiting = deque(one for one in self.waiting if one[2] is not bundle)
+            self.hand_back(back)
+            bundle.less(len(back))
+
+    def hand_back(self, tasks: Sequence[tuple[str, Packed, Bundle]]) -> None:
+        """Send tasks again, each alone; on a thread, since the broker may be slow."""
+        if tasks:
+            Thread(target=send_alone, args=(self.consumer.app, tasks), daemon=True).start()
+
+
+def send_alone(app: Celery, tasks: Sequence[tuple[str, Packed, Bundle]]) -> None:
+    """Publish tasks in messages of their own; what cannot be sent is found by the next tick."""
+    try:
+        with app.producer_or_acquire() as producer:
+            for name, task, bundle in tasks:
+                send(app, name, [task], {"producer": producer, "queue": bundle.delivery_info["routing_key"]})
+    except Exception as error:
+        log.error("cannot hand tasks back, a tick sends them: %s: %s", type(error).__name__, error)
+
+
+def strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Any:
+    """Celery's strategy for bundles: acknowledged as Celery does, when their tasks are begun."""
+
+    def handler(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **more: Any) -> None:
+        name, tasks = opened(message)
+        bundle = Bundle(message, len(tasks), lambda: message.ack_log_error(log, consumer.connection_errors))
+        consumer.controller.unpacker.take(name, tasks, bundle)
+
+    return handler
+
+
+def opened(message: Message) -> tuple[str, list[Packed]]:
+    """What is in a bundle. Raises InvalidTaskError, since anybody may leave a message."""
+    try:
+        (name, packed), _, _ = message.decode()
+        tasks = [Packed(*one) for one in packed]
+        for each in (name, *tasks):
+            check(each)
+    except Exception as error:
+        raise InvalidTaskError(f"malformed bundle: {type(error).__name__}: {error}") from error
+    return name, tasks
+
+
+def check(value: str | Packed) -> None:
+    """Raise TypeError for what cannot be the name of a task, or a task."""
+    expected = (str, int, list, dict) if isinstance(value, Packed) else (str,)
+    given = value if isinstance(value, Packed) else (value,)
+    for member, kind in zip(given, expected, strict=True):
+        if not isinstance(member, kind):
+            raise TypeError(f"{kind.__name__} expected")

@@ -1,0 +1,105 @@
+"""A burst of users' tasks, which travels in bundles: each is a task of its own all the same."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.installation import TASKS, Installation, task
+from tests.processes import Process, wait_until
+from tests.servers import RabbitMQ
+from triggers import queue_view
+
+MANY = 100  # more than go out one by one
+
+
+def names(prefix: str) -> list[str]:
+    return [f"{prefix}-{number}" for number in range(MANY)]
+
+
+def left(installation: Installation) -> int:
+    """How many messages wait in the broker, or are held by a worker."""
+    found = queue_view.queues(installation.settings, installation.settings.celery_broker_url)
+    held: int = found["held"]["count"] if found["held"] else 0
+    return held + sum(int(queue["waiting"]) for queue in found["queues"])
+
+
+def told(worker: Process, what: str) -> dict[str, int]:
+    """How often Celery's line of this kind is in the log for each task's id."""
+    return Counter(re.findall(rf"Task {TASKS}\.append\[(.*)\] {what}", worker.output()))
+
+
+@pytest.mark.parametrize(
+    ("broker", "pool", "database"),
+    [
+        ("redis", "prefork", "postgres_url"),
+        ("redis", "solo", "sqlite_url"),
+        ("quorum", "prefork", "postgres_url"),
+    ],
+)
+def test_each_task_of_a_burst_is_received_and_run_once_by_its_events_id(
+    broker: str, pool: str, database: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    settings = {}
+    if broker == "redis":
+        broker_url = request.getfixturevalue("broker_url")
+    else:
+        rabbitmq: RabbitMQ = request.getfixturevalue("rabbitmq")
+        broker_url = rabbitmq.url(rabbitmq.create_virtual_host())
+        settings = {"CELERY_QUEUE_TYPE": "quorum"}
+    ran = tmp_path / "ran"
+    url = request.getfixturevalue(database)
+    with Installation(tmp_path, url, broker_url, **settings) as installation:
+        installation.create_many("burst", [task("append", str(ran), "{{event_id}}")] * MANY)
+        worker = installation.worker(pool=pool)
+        installation.tick()
+        installation.wait_for_all(names("burst"), seconds=60)
+        events = [installation.event(name) for name in names("burst")]
+        ids = {event.id: 1 for event in events}
+        assert Counter(ran.read_text().split()) == ids
+        assert {event.attempt for event in events} == {1}
+        for said in ("received", "succeeded"):
+            wait_until(lambda said=said: told(worker, said) == ids, 10, worker.output)  # type: ignore[misc]
+        wait_until(lambda: left(installation) == 0, 10, "all to be acknowledged")
+
+
+def test_tasks_that_are_long_are_shared_by_all_workers(
+    broker_url: str, postgres_url: str, tmp_path: Path
+) -> None:
+    """The first that takes the bundles keeps what it has room for, and no more."""
+    with Installation(tmp_path, postgres_url, broker_url) as installation:
+        first = installation.worker("-n", "first@%h")
+        installation.create_many("long", [task("rest", 0.2)] * MANY)
+        installation.tick()
+        second = installation.worker("-n", "second@%h")
+        installation.wait_for_all(names("long"), seconds=60)
+        shares = [worker.output().count(f"Task {TASKS}.rest[") for worker in (first, second)]
+        assert min(shares) > MANY // 4, shares
+        assert {installation.event(name).attempt for name in names("long")} == {1}
+
+
+def test_behind_a_task_that_hangs_the_others_of_its_bundle_run(
+    broker_url: str, sqlite_url: str, tmp_path: Path
+) -> None:
+    targets: list[dict[str, Any]] = [task("own_pid", str(tmp_path / "pid")), *[task("divide", 4, 2)] * MANY]
+    with Installation(tmp_path, sqlite_url, broker_url) as installation:
+        installation.worker()
+        installation.create_many("behind", targets)
+        installation.tick()
+        installation.wait_for_all([f"behind-{number}" for number in range(1, MANY + 1)], seconds=60)
+        assert installation.event("behind-0").status == "running"
+
+
+def test_tasks_of_a_burst_that_the_worker_does_not_have_fail(
+    broker_url: str, sqlite_url: str, tmp_path: Path
+) -> None:
+    with Installation(tmp_path, sqlite_url, broker_url) as installation:
+        installation.worker(TASK_MODULES="examples.tasks")
+        installation.create_many("unknown", [task("append", "nowhere", "")] * MANY, retry={"max_attempts": 1})
+        installation.tick()
+        installation.wait_for_all(names("unknown"), "failed", seconds=60)
+        assert {str(installation.event(name).error["type"]) for name in names("unknown")} == {"NotRegistered"}

@@ -1,0 +1,274 @@
+"""Users' tasks in bundles: what is published, on Redis and RabbitMQ, and what a worker makes of it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.exceptions import InvalidTaskError
+from kombu import Message, pools
+
+from celery_config import bundle
+from celery_config.broker import options
+from celery_config.bundle import Bundle, Packed, Unpacker
+from celery_config.dispatch import NAMED, publish_tasks
+from tests.processes import wait_until
+from triggers.settings import Settings
+from triggers.store.delivery import Job
+
+NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
+QUEUES = ("tasks", "more")
+
+
+@pytest.fixture(params=["redis", "classic", "quorum"])
+def app(request: pytest.FixtureRequest) -> Iterator[Celery]:
+    redis = request.param == "redis"
+    settings = Settings(
+        celery_broker_url=request.getfixturevalue("broker_url" if redis else "rabbitmq_url"),
+        celery_queue_type="classic" if redis else request.param,
+        celery_queues=QUEUES,
+    )
+    made = Celery("tests", set_as_current=False)
+    made.conf.update(options(settings), task_serializer="json")
+    with closing(made):
+        yield made
+        pools.reset()
+
+
+def job(number: int, task: str = "users.task", queue: str | None = None) -> Job:
+    """An event of a user's task, as the courier publishes it."""
+    return Job(
+        id=f"01a1f892-3393-73c0-949a-{number:012x}",
+        trigger_id="01a1f892-3393-73c0-949a-272df0e0657a",
+        scheduled_for=NOON,
+        fire_at=NOON,
+        due_at=NOON,
+        misfire_at=None,
+        source="schedule",
+        attempt=0,
+        payload=None,
+        started_at=None,
+        name=f"trigger-{number}",
+        target_type="celery",
+        target={"task": task, "queue": queue, "args": [number, "{{trigger_name}}"], "kwargs": {"a": 1}},
+        secret=None,
+        retry={},
+        policy={"timeout_seconds": 30},
+        consecutive_failures=0,
+        exhausted=False,
+    )
+
+
+def messages(app: Celery, queue: str) -> list[Message]:
+    """All that waits in a queue, which is empty then."""
+    found: list[Message] = []
+    with app.connection_for_read() as connection:
+        bound = app.amqp.queues[queue](connection.default_channel)
+        bound.declare()
+        while (message := bound.get(no_ack=True, accept=["json"])) is not None:
+            found.append(message)
+    return found
+
+
+# ------------------------------------------------------------------------------------------ published
+
+
+def test_few_tasks_go_out_one_by_one_in_their_order(app: Celery) -> None:
+    jobs = [job(number, task=f"users.task{number % 3}") for number in range(NAMED)]
+    messages(app, "tasks")
+    publish_tasks(app, jobs, "tasks")
+    found = messages(app, "tasks")
+    assert [message.headers["id"] for message in found] == [job.id for job in jobs]
+    assert [message.headers["task"] for message in found] == [job.target["task"] for job in jobs]
+    assert found[1].payload[:2] == [[1, "trigger-1"], {"a": 1}]
+    assert found[1].headers["timelimit"] == [40, None]
+    assert found[1].headers["triggerbeat_event"] is True
+
+
+def test_many_tasks_go_out_as_bundles_of_one_task_and_one_queue(app: Celery) -> None:
+    for queue in QUEUES:
+        messages(app, queue)
+    jobs = [job(number) for number in range(40)]
+    jobs += [job(100, task="users.other"), *[job(200 + number, queue="more") for number in range(40)]]
+    publish_tasks(app, jobs, "tasks")
+    found = {queue: messages(app, queue) for queue in QUEUES}
+    sizes = {
+        queue: [len(message.payload[0][1]) for message in of_queue if message.headers["task"] == bundle.TASK]
+        for queue, of_queue in found.items()
+    }
+    assert sizes == {"tasks": [16, 16, 8], "more": [16, 16, 8]}
+    (alone,) = [message for message in found["tasks"] if message.headers["task"] != bundle.TASK]
+    assert (alone.headers["task"], alone.headers["id"]) == ("users.other", jobs[40].id)
+    name, packed = found["more"][2].payload[0]
+    assert name == "users.task"
+    assert packed[7] == [jobs[-1].id, 40, [239, "trigger-239"], {"a": 1}]
+    assert jobs[0].id in found["tasks"][0].headers["argsrepr"], "for who looks at the queue"
+
+
+# ------------------------------------------------------------------------------------------- taken apart
+
+
+class Consumer:
+    """What the unpacker uses of Celery's consumer: the pool takes all, and begins when it is told to."""
+
+    def __init__(self, processes: int = 2) -> None:
+        self.app = Celery("tests", set_as_current=False)
+        self.pool = SimpleNamespace(num_processes=processes)
+        self.timer = SimpleNamespace(call_after=lambda seconds, call, args: self.timers.append((call, args)))
+        self.timers: list[tuple[Callable[..., Any], Any]] = []
+        self.handed: list[Message] = []
+        self.unknown = False
+
+    def create_task_handler(self) -> Callable[[Message], None]:
+        return self.handle
+
+    def handle(self, message: Message) -> None:
+        self.handed.append(message)
+        if self.unknown:
+            message.reject_log_error(None, ())
+
+    def call_soon(self, call: Callable[..., Any], *args: Any) -> None:
+        call(*args)
+
+    def begin(self, index: int) -> None:
+        """A pool process takes the task."""
+        self.handed[index].ack_log_error(None, ())
+
+    def ids(self) -> list[str]:
+        return [message.headers["id"] for message in self.handed]
+
+    def later(self) -> None:
+        """The time is up."""
+        timers, self.timers = self.timers, []
+        for call, args in timers:
+            call(*args)
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The ids of the tasks that were sent again."""
+    sent: list[str] = []
+    monkeypatch.setattr(bundle, "send_alone", lambda app, tasks: sent.extend(one.id for _, one, _ in tasks))
+    return sent
+
+
+def tasks(count: int, first: int = 0) -> list[Packed]:
+    return [Packed(f"id-{number}", 40, [number], {}) for number in range(first, first + count)]
+
+
+def taken(count: int, processes: int = 2, unknown: bool = False) -> tuple[Consumer, Unpacker, Counter[str]]:
+    """A worker that has just taken a bundle; what was acknowledged."""
+    consumer, unpacker = Consumer(processes), Unpacker()
+    consumer.unknown = unknown
+    unpacker.start(consumer)
+    done: Counter[str] = Counter()
+    take(unpacker, done, "first", tasks(count))
+    return consumer, unpacker, done
+
+
+def take(unpacker: Unpacker, done: Counter[str], which: str, packed: list[Packed]) -> None:
+    message = Message(delivery_info={"exchange": "tasks", "routing_key": "tasks"}, headers={"origin": "o"})
+    unpacker.take("users.task", packed, Bundle(message, len(packed), lambda: done.update([which])))
+
+
+def test_a_worker_hands_on_what_its_pool_has_room_for_and_the_next_when_one_begins() -> None:
+    consumer, _, done = taken(5)
+    assert consumer.ids() == ["id-0", "id-1"]
+    consumer.begin(1)
+    assert consumer.ids() == ["id-0", "id-1", "id-2"]
+    for index in (0, 2, 3):
+        consumer.begin(index)
+    assert not done
+    consumer.begin(4)
+    assert consumer.ids() == [f"id-{number}" for number in range(5)]
+    assert done == {"first": 1}, "acknowledged when all of it has begun"
+
+
+def test_a_larger_pool_has_more_of_them(alone: list[str]) -> None:
+    assert len(taken(9, processes=6)[0].handed) == 6
+    assert len(taken(9, processes=1)[0].handed) == 2
+
+
+def test_what_has_no_room_in_a_moment_goes_back_one_by_one(alone: list[str]) -> None:
+    consumer, unpacker, done = taken(5)
+    take(unpacker, done, "second", tasks(3, first=10))
+    consumer.begin(0)
+    consumer.later()
+    wait_until(lambda: len(alone) == 5, 10, lambda: str(alone))
+    assert sorted(alone) == ["id-10", "id-11", "id-12", "id-3", "id-4"]
+    assert done == {"second": 1}
+    consumer.begin(1)
+    consumer.begin(2)
+    assert done == {"first": 1, "second": 1}
+    assert consumer.ids() == ["id-0", "id-1", "id-2"], "what went back is not begun here, too"
+
+
+def test_what_has_begun_in_time_does_not_go_back(alone: list[str]) -> None:
+    consumer, _, done = taken(3)
+    for index in range(3):
+        consumer.begin(index)
+    consumer.later()
+    assert done == {"first": 1}
+    assert alone == []
+
+
+def test_after_a_lost_connection_what_celery_dropped_goes_back(alone: list[str]) -> None:
+    consumer, unpacker, done = taken(5)
+    consumer.begin(0)
+    unpacker.start(consumer)
+    wait_until(lambda: len(alone) == 4, 10, lambda: str(alone))
+    assert alone == ["id-1", "id-2", "id-3", "id-4"]
+    consumer.begin(1)  # it was in the pool all the same
+    consumer.later()
+    assert not done, "its channel is gone"
+    take(unpacker, done, "second", tasks(2, first=10))
+    assert consumer.ids()[-2:] == ["id-10", "id-11"], "and there is room as before"
+
+
+def test_tasks_that_nobody_knows_here_are_all_refused() -> None:
+    consumer, unpacker, done = taken(40, unknown=True)
+    assert len(consumer.handed) == 40
+    assert done == {"first": 1}
+    assert not unpacker.ahead
+
+
+def test_a_task_out_of_a_bundle_is_as_if_it_had_come_alone() -> None:
+    consumer, _, _ = taken(1)
+    message = consumer.handed[0]
+    expected = consumer.app.amqp.as_task_v2("id-0", "users.task", [0], {}, time_limit=40, origin="o")
+    assert message.headers == expected.headers | {"triggerbeat_event": True}
+    assert json.loads(message.body) == json.loads(json.dumps(expected.body))
+    assert message.delivery_info == {"exchange": "tasks", "routing_key": "tasks"}
+    assert message.payload[0] == [0]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        [],
+        [[], {}, {}],
+        [["name"], {}, {}],
+        [["name", 3], {}, {}],
+        [["name", [["id"]]], {}, {}],
+        [[["name"], [["id", 40, [], {}]]], {}, {}],
+        [["name", [["id", 40, [], {}], [["id"], 40, [], {}]]], {}, {}],
+        [["name", [["id", None, [], {}]]], {}, {}],
+        [["name", [["id", 40, {}, {}]]], {}, {}],
+        [["name", [["id", 40, [], []]]], {}, {}],
+    ],
+)
+def test_a_malformed_bundle_is_refused(body: Any) -> None:
+    handler = bundle.strategy(None, None, Consumer())
+    message = Message(
+        json.dumps(body), content_type="application/json", content_encoding="utf-8", accept=["json"]
+    )
+    with pytest.raises(InvalidTaskError, match="malformed bundle"):
+        handler(message, None, None, None, [])

@@ -22,7 +22,7 @@ from triggers.targets import Outcome
 from triggers.tick import Dispatch, Hint
 
 CHUNK = 500  # results in one transaction
-COLLECT_SECONDS = 0.02  # for so long results come together when they follow one another
+COLLECT_SECONDS = 0.05  # for so long results come together when they follow one another
 PAUSE_SECONDS = 1.0  # between tries while the database is away
 LONGEST_RESULT = 64 * 1024  # bytes of JSON that are kept of a task's return value
 

@@ -39,10 +39,9 @@ FULL: dict[str, list[str]] = {
     "burst": [],
     "celery_tasks": ["--workers", "1", "--databases", "postgresql"],
     "http_deliveries": ["--count", "100000", "--repeat", "1", "--databases", "postgresql"],
-    "isolation": ["--cases", "alone,catch-up,hanging", "--seconds", "20", "--databases", "postgresql"],
+    "isolation": ["--cases", "alone,catch-up,hanging", "--seconds", "15", "--databases", "postgresql"],
     "lateness": ["--cases", "seconds,instants", "--databases", "postgresql"],
     "memory": ["--databases", "postgresql"],
-    "workers": ["--workers", "1,4", "--log", "50000", "--tasks", "5000"],
     "neighbours": ["--counts", "10000,100000", "--brief"],
 }
 QUICK: dict[str, list[str]] = {

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.harness import report, table
@@ -26,6 +27,7 @@ from benchmarks.neighbours.measuring import NotReady, Servers, measure, servers
 from benchmarks.neighbours.outcomes import Outcome, is_judged, middle, ratios, row, table_rows
 from benchmarks.neighbours.roster import ROSTER, Neighbour
 
+INSTALLING = 3  # environments at a time
 REPEAT = 3  # where a bound of ours rests on it
 FAST_SECONDS = 30.0  # and a run takes no longer
 BRIEF_CUT_SECONDS = 20.0  # where none does, with `--brief`
@@ -43,13 +45,8 @@ class Measured:
         """Triggerbeat, used in one way."""
         self.each_count(way.name, way.title, (), lambda count, cut: ours.measure(way, count, cut))
 
-    def neighbour(self, neighbour: Neighbour, place: Servers) -> None:
-        """One of them; one line when it cannot be installed."""
-        try:
-            environment = prepare(neighbour)
-        except NotInstalled as reason:
-            self.give_up(neighbour.name, f"cannot be installed: {reason}")
-            return
+    def neighbour(self, neighbour: Neighbour, environment: Path, place: Servers) -> None:
+        """One of them."""
         self.each_count(
             neighbour.name,
             neighbour.title,
@@ -98,17 +95,34 @@ def one_line(failure: Exception) -> str:
     return lines[-1][:200] if lines else type(failure).__name__
 
 
+def installed(names: Sequence[str], found: Measured) -> list[tuple[Neighbour, Path]]:
+    """The chosen neighbours with their environments, made side by side; one line for each that cannot be."""
+    chosen = [neighbour for neighbour in ROSTER if neighbour.name in names]
+    one_for_each_program = {neighbour.program: neighbour for neighbour in chosen}
+    with ThreadPoolExecutor(INSTALLING) as threads:
+        made = {
+            program: threads.submit(prepare, neighbour) for program, neighbour in one_for_each_program.items()
+        }
+    ready = []
+    for neighbour in chosen:
+        try:
+            ready.append((neighbour, made[neighbour.program].result()))
+        except NotInstalled as reason:
+            found.give_up(neighbour.name, f"cannot be installed: {reason}")
+    return ready
+
+
 def run_all(names: Sequence[str], found: Measured) -> None:
     """Measure, and print the tables and the JSON line."""
+    ready = installed(names, found)
     for way in ours.WAYS:
         if way.name in names:
             found.ours(way)
     prefix = "triggerbeat-neighbours-"
     with tempfile.TemporaryDirectory(prefix=prefix) as directory, servers(Path(directory)) as place:
         durability = place.durability()
-        for neighbour in ROSTER:
-            if neighbour.name in names:
-                found.neighbour(neighbour, place)
+        for neighbour, environment in ready:
+            found.neighbour(neighbour, environment, place)
     figures = {
         "counts": list(found.counts),
         "cut_seconds": found.cut,

@@ -17,6 +17,7 @@ from tests.faults.catalogue import MIN_BACKOFF_SECONDS, TIMEOUT_SECONDS
 from tests.faults.tasks import RECORD
 
 FRESH = 12  # triggers that fire each second, by which it is told whether events start on time
+BURST = 70  # tasks that are due at one instant: so many travel in bundles
 FRESH_PREFIX = "fresh-"
 BAD_PREFIX = "bad-"  # of triggers whose target misbehaves
 EDITED_PREFIX = "edited-"
@@ -68,7 +69,7 @@ def every(seconds: int, **more: Any) -> dict[str, Any]:
 
 
 def triggers(targets: Targets) -> Iterator[dict[str, Any]]:
-    """The standing load: some thirty occurrences a second, of each kind of schedule, target and policy."""
+    """The standing load: some forty occurrences a second, of each kind of schedule, target and policy."""
     for number in range(FRESH):
         yield document(f"{FRESH_PREFIX}{number}", every(1), targets.http())
     for seconds in (2, 3, 5, 7, 10):
@@ -77,6 +78,9 @@ def triggers(targets: Targets) -> Iterator[dict[str, Any]]:
     for number in range(4):
         yield document(f"task-{number}", every(2), targets.task())
         yield document(f"log-{number}", every(1), targets.log())
+    for number in range(BURST):
+        at_once = every(10, start_time="2026-01-01T00:00:00Z")
+        yield document(f"burst-{number}", at_once, targets.task())
     yield document("slow-task", every(3), targets.task(1.0))
     yield document("slow-http", every(1), targets.http("/slow/0.7"))
     for kind in ("fire_once", "skip"):

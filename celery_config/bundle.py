@@ -23,7 +23,7 @@ from celery_config.broker import PREFIX
 
 TASK = PREFIX + "run_tasks"
 MOST = 16  # tasks in a bundle: each costs a sixteenth of a message, and a pool ends them in a moment
-PATIENCE_SECONDS = 0.2  # until what a worker has no room for goes back
+PATIENCE_SECONDS = 0.5  # until what a worker has no room for goes back
 LEAST_AHEAD = 2  # tasks that wait in the pool for a free process
 OF_AN_EVENT = {"triggerbeat_event": True}  # a header of such a task
 

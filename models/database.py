@@ -109,10 +109,20 @@ class Database:
 
     @contextmanager
     def statement(self) -> Iterator[Connection]:
-        """For one statement that is a transaction of its own on PostgreSQL: one round trip, not three."""
+        """For one statement that is a transaction of its own on PostgreSQL: one round trip, not three.
+
+        Said to the driver: by SQLAlchemy's isolation level it takes this process as long as the statement.
+        """
         with self.engine.connect() as connection:
-            connection.execution_options(isolation_level="AUTOCOMMIT")
-            yield connection
+            driver: Any = connection.connection.driver_connection
+            driver.autocommit = True
+            try:
+                yield connection
+            finally:
+                try:
+                    driver.autocommit = False
+                except driver.Error:  # it broke: nobody may have it for a transaction
+                    connection.invalidate()
 
     @contextmanager
     def write_once(self) -> Iterator[Connection]:
@@ -184,7 +194,13 @@ def postgres_clock(connection: Connection) -> datetime:
 
 
 def one_row(connection: Connection, statement: str, parameters: Any = None) -> Sequence[Any] | None:
-    """The first row of a statement in psycopg's own form, None without one. Raises SQLAlchemy's errors.
+    """The first row of a statement in psycopg's own form, None without one. Raises SQLAlchemy's errors."""
+    found = all_rows(connection, statement, parameters)
+    return found[0] if found else None
+
+
+def all_rows(connection: Connection, statement: str, parameters: Any = None) -> Sequence[Sequence[Any]]:
+    """The rows of a statement in psycopg's own form. Raises SQLAlchemy's errors.
 
     For the statements of which there are most: through SQLAlchemy's layers each takes this process twice as
     long.
@@ -193,12 +209,12 @@ def one_row(connection: Connection, statement: str, parameters: Any = None) -> S
 
     driver: Any = connection.connection.driver_connection
     try:
-        row: Sequence[Any] | None = driver.execute(statement, parameters).fetchone()
+        found: Sequence[Sequence[Any]] = driver.execute(statement, parameters).fetchall()
     except Error as error:
         if driver.closed:
             connection.invalidate()  # or the pool, who has not seen the error, complains at length
         raise DBAPIError.instance(statement, parameters, error, Error) from error
-    return row
+    return found
 
 
 def machine_clock(connection: Connection) -> datetime:

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 import models.database
 from models import Event, Trigger
 from models.base import new_id
-from models.database import Database, postgres_clock
+from models.database import Database, one_row, postgres_clock
 from tests.integration import test_tick
 from tests.integration.test_tick import NOON, TZDATA, World, once, seconds
 from tests.servers import wait_until
@@ -224,6 +224,24 @@ def test_a_connection_that_dies_is_given_up_without_a_word(
     finally:
         real.close()
     assert not [record for record in caplog.records if record.name.startswith("sqlalchemy")]
+
+
+def test_a_connection_for_single_statements_is_one_for_transactions_afterwards(postgres_url: str) -> None:
+    """Inside each statement is committed, also before an error; afterwards none is."""
+    database = Database(postgres_url)
+    try:
+        with database.statement() as connection:
+            connection.execute(text("CREATE TABLE made (number int)"))
+            mine = one_row(connection, "INSERT INTO made VALUES (1) RETURNING pg_backend_pid()")
+            with pytest.raises(DBAPIError, match="division by zero"):
+                one_row(connection, "SELECT 1 / 0")
+        with database.read() as connection:
+            assert one_row(connection, "INSERT INTO made VALUES (2) RETURNING pg_backend_pid()") == mine
+            connection.rollback()
+        with database.read() as connection:
+            assert connection.execute(text("SELECT number FROM made")).scalars().all() == [1]
+    finally:
+        database.close()
 
 
 def end_connection(database: Database, other: Database) -> int:

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from models.base import instant_text
+from models.database import all_rows
 from models.states import Change
 from triggers.store import bulk
 
@@ -38,20 +39,20 @@ KEPT = ("id", "planned_until", "state", "schedule", "anchor", "policy", "planned
 
 # One document, not an array for each column, in which psycopg would quote every quote. By name, or two of
 # these that have names in common would each wait for the other.
-INSERT_POSTGRES = text(f"""
+INSERT_POSTGRES = f"""
 WITH created AS (
   INSERT INTO triggers ({", ".join(COLUMNS)}, version, consecutive_failures)
   SELECT r.*, 1, 0
-  FROM json_to_recordset(CAST(:rows AS json))
+  FROM json_to_recordset(CAST(%(rows)s AS json))
     AS r({", ".join(f"{column} {kind}" for column, kind in COLUMNS.items())})
   ORDER BY r.name
   ON CONFLICT (name) WHERE deleted_at IS NULL DO NOTHING
   RETURNING {", ".join(KEPT)}
 )
 INSERT INTO trigger_changes (trigger_id, effective_at, {", ".join(KEPT[2:])}, change, tzdata)
-SELECT created.*, '{Change.CREATED}', :tzdata FROM created ORDER BY created.id
+SELECT created.*, '{Change.CREATED}', %(tzdata)s FROM created ORDER BY created.id
 RETURNING CAST(trigger_id AS text)
-""")
+"""
 
 TAKEN_SQLITE = """
 SELECT name FROM triggers WHERE deleted_at IS NULL AND name IN (SELECT value FROM json_each(?))
@@ -82,7 +83,7 @@ def insert_triggers(connection: Connection, triggers: Sequence[Mapping[str, Any]
 def insert_postgres(connection: Connection, triggers: Sequence[Mapping[str, Any]], tzdata: str) -> set[str]:
     """In one statement."""
     rows = json.dumps(triggers, default=datetime.isoformat)
-    return set(connection.execute(INSERT_POSTGRES, {"rows": rows, "tzdata": tzdata}).scalars())
+    return {id_ for (id_,) in all_rows(connection, INSERT_POSTGRES, {"rows": rows, "tzdata": tzdata})}
 
 
 def insert_sqlite(connection: Connection, triggers: Sequence[Mapping[str, Any]], tzdata: str) -> set[str]:

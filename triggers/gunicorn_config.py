@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import os
 import sys
 from typing import Any
 
-from gunicorn import util
+from gunicorn import glogging, util
 
 from triggers import logs
 from triggers.errors import ConfigurationError
@@ -26,6 +27,16 @@ except ConfigurationError as error:
 GARBAGE_AFTER = 20_000  # new objects that may hold others; an array of triggers has more, and all are needed
 host = f"[{settings.host}]" if ":" in settings.host else settings.host
 
+
+class Logger(glogging.Logger):  # type: ignore[misc]  # gunicorn ships no types
+    """gunicorn's, which would gather all parts of a request's line also where LOG_LEVEL hides it."""
+
+    def access(self, resp: Any, req: Any, environ: Any, request_time: Any) -> None:
+        """The line of a request."""
+        if self.access_log.isEnabledFor(logging.INFO):
+            super().access(resp, req, environ, request_time)
+
+
 bind = f"{host}:{settings.port}"
 workers = min(2, os.cpu_count() or 1)  # while one judges an array of a thousand triggers, the other answers
 threads = 32  # a slow client holds one for as long as it likes
@@ -33,6 +44,7 @@ limit_request_line = 8190  # the most that gunicorn takes: cursors and tags are 
 graceful_timeout = 2  # seconds for requests under way; `up` must be gone within 5
 control_socket_disable = True
 logconfig_dict = logs.dictionary(settings)
+logger_class = Logger
 
 
 def post_fork(server: Any, worker: Any) -> None:

@@ -70,7 +70,8 @@ def dictionary(
         "loggers": {
             # These bring handlers, and lines, of their own form.
             "gunicorn.error": ours,
-            "gunicorn.access": ours,
+            # gunicorn has set it to INFO whatever LOG_LEVEL says.
+            "gunicorn.access": ours | {"level": level or settings.log_level},
             "werkzeug": ours,
             # Celery's pool: it never propagates, and without a handler it would print bare text.
             "multiprocessing": {"level": "ERROR", "handlers": ["ours"], "propagate": False},

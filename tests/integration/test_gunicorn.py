@@ -6,7 +6,7 @@ import json
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -58,11 +58,11 @@ def read_answer(sock: socket.socket) -> tuple[int, dict[str, str], bytes]:
         return status, headers, file.read(int(headers["content-length"]))
 
 
-@pytest.fixture
-def server(sqlite_url: str, tmp_path: Path) -> Iterator[Gunicorn]:
+@contextmanager
+def serving(url: str, directory: Path, **environment: str) -> Iterator[tuple[Gunicorn, Process]]:
     port = free_port()
-    environment = {
-        "DATABASE_URL": sqlite_url,
+    environment |= {
+        "DATABASE_URL": url,
         "ADMIN_TOKEN": TOKEN,
         "HOST": "127.0.0.1",
         "PORT": str(port),
@@ -71,11 +71,17 @@ def server(sqlite_url: str, tmp_path: Path) -> Iterator[Gunicorn]:
     config = "python:triggers.gunicorn_config"
     command = [sys.executable, "-m", "gunicorn", "-c", config, "triggers.api:create_app()"]
     root = Path(__file__).parents[2]
-    with Process(command, tmp_path, env=environment, name="gunicorn", cwd=root) as process:
+    with Process(command, directory, env=environment, name="gunicorn", cwd=root) as process:
         process.expect("Booting worker", 60)
-        made = Gunicorn(sqlite_url, port)
-        yield made
+        made = Gunicorn(url, port)
+        yield made, process
         made.database.close()
+
+
+@pytest.fixture
+def server(sqlite_url: str, tmp_path: Path) -> Iterator[Gunicorn]:
+    with serving(sqlite_url, tmp_path) as (made, _):
+        yield made
 
 
 def is_problem(answer: tuple[int, dict[str, str], bytes], status: int) -> None:
@@ -113,3 +119,13 @@ def test_slow_clients_do_not_stop_it(server: Gunicorn) -> None:
             sock = stack.enter_context(server.connect())
             sock.sendall(HEAD + b"Content-Length: 10\r\n\r\n{")
         assert server.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")[0] == 200
+
+
+@pytest.mark.parametrize(("level", "lines"), [("INFO", 1), ("WARNING", 0)])
+def test_each_request_has_a_line_unless_log_level_hides_it(
+    sqlite_url: str, tmp_path: Path, level: str, lines: int
+) -> None:
+    with serving(sqlite_url, tmp_path, LOG_LEVEL=level) as (server, process):
+        assert server.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")[0] == 200
+        process.terminate(10)  # so that all is written
+        assert process.output().count("GET /healthz") == lines

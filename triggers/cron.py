@@ -59,6 +59,9 @@ class Cron:
     wildcard: bool
     either_day: bool
 
+    def __hash__(self) -> int:  # of all fields it would be worked out anew at each look into a memo
+        return hash(self.text)
+
     def next_minute(self, minute: int) -> int | None:
         """The first matching minute at or after `minute`; None after the year 9999."""
         day, of_day = divmod(minute, MINUTES_A_DAY)

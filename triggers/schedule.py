@@ -48,13 +48,7 @@ def next_occurrences(schedule: Mapping[str, object], after: datetime, count: int
     aware(after, "after")
     if count < 0:
         raise ValueError("count must not be negative")
-    understood = parse(schedule, after)
-    found: list[datetime] = []
-    instant = after
-    while len(found) < count and (following := understood.after(instant)) is not None:
-        found.append(following)
-        instant = following
-    return found
+    return parse(schedule, after).following(after, count)
 
 
 def parse(schedule: Mapping[str, object], anchor: datetime | None) -> Schedule:

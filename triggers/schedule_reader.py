@@ -49,6 +49,21 @@ class Schedule:
         found = self.rule.after(self._not_before_start(instant))
         return None if found is None or (self.end is not None and found > self.end) else found
 
+    def following(self, instant: datetime, count: int) -> list[datetime]:
+        """The first `count` occurrences strictly after `instant`, in UTC; fewer when there are no more.
+
+        Raises ValueError when `instant` is naive. `max_runs` is not counted here.
+        """
+        found: list[datetime] = []
+        latest = self._not_before_start(instant)
+        while len(found) < count:
+            further = self.rule.after(latest)
+            if further is None or (self.end is not None and further > self.end):
+                break
+            found.append(further)
+            latest = further
+        return found
+
     def run(self, after: datetime, until: datetime, at_most: int) -> Run | None:
         """The first `at_most` occurrences in (after, until]: first, last (UTC), how many.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
@@ -36,14 +36,15 @@ def warned(given: Mapping[str, object], schedule: Schedule, after: datetime) -> 
     """The warnings for a schedule as given and as understood, in the order of its fields."""
     found: list[str] = []
     rule = schedule.rule
+    shown = schedule.following(after, SHOWN)
     if isinstance(rule, CronRule):
         found += _of_expression(rule)
-        found += _gaps(rule, schedule, after)
+        found += _gaps(rule, schedule, after, shown)
     elif isinstance(rule, OnceRule):
         found += _once(rule, given)
     elif isinstance(rule, IntervalRule):
         found += _whole_days(rule)
-    found += _future(schedule, after)
+    found += _future(schedule, after, shown)
     return found
 
 
@@ -110,7 +111,7 @@ def _zone_name(name: str) -> Iterator[str]:
         yield f"{name} is {name[8:]} h {side} UTC: the signs of the Etc zones are the wrong way round"
 
 
-def _gaps(rule: CronRule, schedule: Schedule, after: datetime) -> Iterator[str]:
+def _gaps(rule: CronRule, schedule: Schedule, after: datetime, shown: Sequence[datetime]) -> Iterator[str]:
     """Wall times of the expression that clock changes skip or repeat: in its first year from now on, and
     later where they meet one of the occurrences that an answer shows.
     """
@@ -125,20 +126,11 @@ def _gaps(rule: CronRule, schedule: Schedule, after: datetime) -> Iterator[str]:
     for change in _changes(rule.zone, since // DAY):
         if since < change.at <= until:
             yield from _at_change(rule, change)
-    for instant in _shown(schedule, after):
+    for instant in shown:
         seconds = (instant - EPOCH) // _SECOND
         if seconds > until:
             for change in rule.zone.changes(seconds - LARGEST_CORRECTION, seconds + LARGEST_CORRECTION):
                 yield from _at_change(rule, change)
-
-
-def _shown(schedule: Schedule, after: datetime) -> Iterator[datetime]:
-    instant = schedule.after(after)
-    for _ in range(SHOWN):
-        if instant is None:
-            return
-        yield instant
-        instant = schedule.after(instant)
 
 
 @lru_cache(maxsize=_KEPT)
@@ -190,16 +182,15 @@ def _whole_days(rule: IntervalRule) -> Iterator[str]:
                "a cron schedule with a timezone keeps to the wall time")  # fmt: skip
 
 
-def _future(schedule: Schedule, after: datetime) -> Iterator[str]:
+def _future(schedule: Schedule, after: datetime, shown: Sequence[datetime]) -> Iterator[str]:
     if schedule.kind == "manual":
         return
-    first = schedule.after(after)
-    if first is None:
+    if not shown:
         yield "nothing is left to fire"
         return
+    first = shown[0]
     if first - after.astimezone(UTC) > _FAR_OFF:
         yield f"the next occurrence is more than a year away: {first.date().isoformat()}"
-    second = schedule.after(first)
-    if second is not None and second - first < timedelta(seconds=schedule.jitter_seconds):
+    if len(shown) > 1 and shown[1] - first < timedelta(seconds=schedule.jitter_seconds):
         yield (f"jitter_seconds, {schedule.jitter_seconds}, is longer than the time between two occurrences: "
                "they may fire out of order")  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,9 +13,10 @@ from sqlalchemy import Row
 from models.states import Status
 from triggers.errors import InvalidSchedule
 from triggers.rfc3339 import MICROSECOND
-from triggers.schedule import fire_at, parse
+from triggers.schedule import Schedule, fire_at, parse
 
 NEXT_OCCURRENCES = 5
+NEXT_KEPT = 1_024  # lists of them; half a kilobyte each
 MILLISECOND = timedelta(milliseconds=1)
 
 View = dict[str, Any]
@@ -71,18 +73,24 @@ def next_fire_at(row: Row[Any]) -> datetime | None:
 
 def occurrences(row: Row[Any], planned: list[datetime], count: int) -> list[str]:
     """The next instants of a trigger: those with an event that waits, then those to be planned."""
-    found = planned[:count]
-    following, left = row.next_at, count
-    try:
-        schedule = parse(row.schedule, row.anchor)
+    found = [text(at) for at in planned[:count]]
+    left = count - len(found)
+    if row.next_at is not None and left:
+        try:
+            schedule = parse(row.schedule, row.anchor)
+        except InvalidSchedule:  # valid once, and not to the tz database of today; `warnings` says so
+            return found
         if schedule.max_runs is not None:
-            left = schedule.max_runs - row.planned_count
-        while following is not None and len(found) < count and left > 0:
-            found.append(following)
-            following, left = schedule.after(following), left - 1
-    except InvalidSchedule:  # valid once, and not to the tz database of today; `warnings` says so
-        pass
-    return [text for text in map(instant, found) if text]
+            left = min(left, schedule.max_runs - row.planned_count)
+        if left > 0:
+            found += texts_from(schedule, row.next_at, left)
+    return found
+
+
+@lru_cache(maxsize=NEXT_KEPT)
+def texts_from(schedule: Schedule, first: datetime, count: int) -> tuple[str, ...]:
+    """An occurrence and those after it. Triggers that are created together often share them."""
+    return tuple(map(text, [first, *schedule.following(first, count - 1)]))
 
 
 def event_view(row: Row[Any]) -> View:
@@ -145,8 +153,11 @@ def attempt_view(
 
 def instant(value: datetime | None) -> str | None:
     """RFC 3339, UTC, `Z`, six digits."""
-    if value is None:
-        return None
+    return None if value is None else text(value)
+
+
+def text(value: datetime) -> str:
+    """The same of an instant that there is."""
     utc = value if value.tzinfo is UTC else value.astimezone(UTC)
     return utc.isoformat(timespec="microseconds")[:26] + "Z"  # without its +00:00
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
+from typing import TYPE_CHECKING
 
-from flask import Response, jsonify
+from flask import Response
 
 from models.database import Database
 from models.states import EventState, Status, TriggerState
@@ -13,6 +15,13 @@ from triggers.definition import warnings_for
 from triggers.settings import Settings
 from triggers.store import reads
 from triggers.store.views import View
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+    from werkzeug.datastructures import Headers
+
+# Made once, and without looking for circles: what is answered was read from JSON.
+encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
 class Endpoint:
@@ -73,10 +82,17 @@ class Endpoint:
             return answer(200, reads.get_event(connection, event_id))
 
 
+class Answer(Response):
+    """An answer whose headers are complete. Werkzeug would read the Location to make a URI of it."""
+
+    def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
+        """As they are."""
+        return self.headers
+
+
 def answer(status: int, body: View, location: str | None = None) -> Response:
-    """A JSON answer."""
-    response = jsonify(body)
-    response.status_code = status
+    """A JSON answer. The location is in ASCII."""
+    response = Answer(encode(body) + "\n", status, content_type="application/json")
     if location is not None:
         response.headers["Location"] = location
     return response

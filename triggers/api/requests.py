@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -92,6 +92,9 @@ class Query:
     """
 
     def __init__(self, *allowed: str) -> None:
+        self._given: Mapping[str, str] = {}
+        if not request.query_string:  # as of nearly every create: nothing to be read
+            return
         check_encoding(request.query_string)
         for name, values in request.args.lists():
             if name not in allowed:

@@ -128,21 +128,21 @@ def create_free(
     connection: Connection, documents: Sequence[TriggerDocument], at: datetime
 ) -> list[Created | None]:
     """Store new triggers, but None in place of those whose names are in use. Their ids are in a row."""
-    ids = ids_from(new_id(at), len(documents))
-    rows = [new_row(document, id_, at) for document, id_ in zip(documents, ids, strict=True)]
+    ids, anchor = ids_from(new_id(at), len(documents)), whole_second(at)
+    rows = [new_row(document, id_, at, anchor) for document, id_ in zip(documents, ids, strict=True)]
     stored = creation.insert_triggers(connection, rows, tzdata.release())
     return [
         Created(row["id"], row["name"], row["next_at"], row) if row["id"] in stored else None for row in rows
     ]
 
 
-def new_row(document: TriggerDocument, id_: str, at: datetime) -> dict[str, Any]:
+def new_row(document: TriggerDocument, id_: str, at: datetime, anchor: datetime) -> dict[str, Any]:
     """The columns of a trigger that begins at `at`."""
     values = document.stored()
-    anchor = whole_second(at)
     cursor = begin(values["schedule"], anchor, at - MICROSECOND, at)
-    row = values | cursor._asdict()
-    return row | {
+    return {
+        **values,
+        **cursor._asdict(),
         "id": id_,
         "anchor": anchor,
         "state": str(TriggerState.ACTIVE),
@@ -289,10 +289,14 @@ def plan_from(schedule: Mapping[str, Any], anchor: datetime, after: datetime, co
 
     Raises InvalidSchedule for a schedule that was valid once and is not any more.
     """
-    understood = schedules.parse(schedule, anchor)
-    more = understood.max_runs is None or count < understood.max_runs
-    next_at = understood.after(after) if more else None
-    return Cursor(after, next_at, next_at is None and understood.kind != "manual", count)
+    return cursor_of(schedules.parse(schedule, anchor), after, count)
+
+
+def cursor_of(schedule: schedules.Schedule, after: datetime, count: int) -> Cursor:
+    """The same of a schedule that was understood."""
+    more = schedule.max_runs is None or count < schedule.max_runs
+    next_at = schedule.after(after) if more else None
+    return Cursor(after, next_at, next_at is None and schedule.kind != "manual", count)
 
 
 def begin(schedule: Mapping[str, Any], anchor: datetime, after: datetime, now: datetime) -> Cursor:
@@ -302,7 +306,7 @@ def begin(schedule: Mapping[str, Any], anchor: datetime, after: datetime, now: d
         at = understood.after(BEGINNING)
         if at is not None and at <= now:
             after = min(after, at - MICROSECOND)
-    return plan_from(schedule, anchor, after, 0)
+    return cursor_of(understood, after, 0)
 
 
 def replan(

@@ -52,6 +52,8 @@ def parse_trigger(
     schedule = settle_schedule(read, now, current, found)
     if found:
         raise InvalidDocument(found)
+    if target is read.target and schedule is read.schedule:  # as of most: a copy costs as much as the reading
+        return read
     return read.model_copy(update={"target": target, "schedule": schedule})
 
 
@@ -109,11 +111,12 @@ def settle_schedule(
     read: TriggerDocument, now: datetime, current: Mapping[str, Any] | None, found: list[Problem]
 ) -> Schedule:
     """The schedule as it is stored; adds to `found` when it is malformed or has nothing left to fire."""
+    given = read.schedule.model_dump()
     try:
-        resolved = schedules.resolve(read.schedule.model_dump(), now)
+        resolved = schedules.resolve(given, now)
         if resolved != current:
             refuse_past(resolved, timedelta(seconds=read.policy.misfire_grace_seconds), now)
-        return read.schedule.model_copy(update={name: resolved[name] for name in resolved})
+        return read.schedule if resolved == given else read.schedule.model_copy(update=resolved)
     except InvalidSchedule as error:
         found.append(Problem("/schedule" + (pointer(error.field) if error.field else ""), str(error)))
         return read.schedule
@@ -151,7 +154,7 @@ def settle_target(target: Target, settings: Settings, found: list[Problem]) -> T
             found.append(Problem("/target/queue", f"not one of CELERY_QUEUES: {allowed}"))
         if not task_allowed(target.task, settings.allowed_tasks):
             found.append(Problem("/target/task", "not one of ALLOWED_TASKS"))
-        return target.model_copy(update={"queue": queue})
+        return target if queue == target.queue else target.model_copy(update={"queue": queue})
     return target
 
 

@@ -35,6 +35,8 @@ COLUMNS = {
     "created_at": "timestamptz",
     "updated_at": "timestamptz",
 }
+# Made once, and without looking for circles: what is stored was read from JSON.
+encode = json.JSONEncoder(check_circular=False, default=datetime.isoformat).encode
 KEPT = ("id", "planned_until", "state", "schedule", "anchor", "policy", "planned_count")  # on record
 
 # One document, not an array for each column, in which psycopg would quote every quote. By name, or two of
@@ -82,8 +84,8 @@ def insert_triggers(connection: Connection, triggers: Sequence[Mapping[str, Any]
 
 def insert_postgres(connection: Connection, triggers: Sequence[Mapping[str, Any]], tzdata: str) -> set[str]:
     """In one statement."""
-    rows = json.dumps(triggers, default=datetime.isoformat)
-    return {id_ for (id_,) in all_rows(connection, INSERT_POSTGRES, {"rows": rows, "tzdata": tzdata})}
+    parameters = {"rows": encode(triggers), "tzdata": tzdata}
+    return {id_ for (id_,) in all_rows(connection, INSERT_POSTGRES, parameters)}
 
 
 def insert_sqlite(connection: Connection, triggers: Sequence[Mapping[str, Any]], tzdata: str) -> set[str]:

@@ -24,7 +24,7 @@ try:
 except ConfigurationError as error:
     print(f"triggerbeat: {error}", file=sys.stderr)
     raise SystemExit(2) from None
-GARBAGE_AFTER = 20_000  # new objects that may hold others; an array of triggers has more, and all are needed
+GARBAGE_AFTER = 50_000  # new objects that may hold others; a thousand triggers make 30,000, all needed
 host = f"[{settings.host}]" if ":" in settings.host else settings.host
 
 

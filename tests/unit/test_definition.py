@@ -63,6 +63,14 @@ def test_what_is_json_is_read() -> None:
     assert load_json(b'"' + b"[" * 60_000 + b'"') == "[" * 60_000
 
 
+@pytest.mark.parametrize("string", [b'"[{[{"', b'"]}]}"', b'"\\"[[["', b'"\\\\"'])
+def test_only_brackets_outside_of_strings_are_levels(string: bytes) -> None:
+    deepest = b"[" * 63 + b"[" + b",".join([string] * 40) + b"]" + b"]" * 63
+    assert load_json(deepest)
+    with pytest.raises(NotJson, match="64 levels"):
+        load_json(b"[" + deepest + b"]")
+
+
 @pytest.mark.parametrize(
     "data", [b'"' + b'\\"' * 30_000, b"1" * 65_000, b'{"a":' * 10_000, b'["' * 30_000, b'"\\' * 30_000]
 )

@@ -188,9 +188,10 @@ class Courier:
         self._blocking = 0
         self._caller = HttpCaller(*self._caller_options)
         self._calls = Calls(self._caller, self._ended)
+        logs = (self._log, self._log) if self.database.is_postgres else (self._log,)  # SQLite has one writer
         self._workers = [
             self._loop.create_task(self._forever(work))
-            for work in (self._log, self._log, self._http, self._starts, self._tasks, self._finishes)
+            for work in (*logs, self._http, self._starts, self._tasks, self._finishes)
         ]
         self._loop.call_soon(ready.set)
         self._loop.run_forever()

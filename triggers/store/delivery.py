@@ -180,11 +180,10 @@ def complete(connection: Connection, ids: Sequence[str], now: datetime) -> dict[
 
 COMPLETE_PLAIN = """
 UPDATE events SET {completed}
-FROM triggers t
 WHERE events.id {ids} AND events.status = 'pending' AND events.due_at <= :now
   AND events.misfire_at >= :now
-  AND t.id = events.trigger_id AND t.target_type = 'log' AND t.deleted_at IS NULL
-  AND {exhausted} AND t.consecutive_failures = 0 AND {overlap} = 'allow'
+  AND EXISTS (SELECT 1 FROM triggers t WHERE t.id = events.trigger_id AND t.target_type = 'log'
+    AND t.deleted_at IS NULL AND {exhausted} AND t.consecutive_failures = 0 AND {overlap} = 'allow')
 """
 
 
@@ -197,7 +196,7 @@ def complete_plain(connection: Connection, ids: Sequence[str], now: datetime) ->
 
 def complete_last(connection: Connection, ids: Sequence[str], now: datetime) -> list[str]:
     """As `complete_plain`, of triggers of which that may have been the last event: these triggers."""
-    found = connection.execute(*plain(connection, ids, now, "t.exhausted", "RETURNING events.trigger_id"))
+    found = connection.execute(*plain(connection, ids, now, "t.exhausted", "RETURNING trigger_id"))
     return [str(row[0]) for row in found.all()]
 
 

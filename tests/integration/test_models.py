@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 import shutil
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +20,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from models import Attempt, Base, Event, PurgedEvents, Trigger, TriggerChange
 from models.base import new_id
-from models.database import Database, alembic_config, migrate, schema_is_current
+from models.database import CHECKPOINT_BYTES, PAGE_BYTES, Database, alembic_config, migrate, schema_is_current
 from models.states import Change, EventState, Reason, Source, TriggerState
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -531,6 +534,25 @@ def test_the_last_migration_goes_back_and_forth(database: Database, database_url
     assert before.keys() - definitions(database).keys()
     migrate(database_url)
     assert definitions(database) == before
+
+
+@pytest.mark.parametrize("page_bytes", [None, 4096])
+def test_a_file_of_sqlites_is_of_larger_pages_unless_it_was_there_before(
+    tmp_path: Path, page_bytes: int | None
+) -> None:
+    """And its log grows to as many bytes, whatever they are."""
+    path = tmp_path / "triggerbeat.db"
+    if page_bytes:
+        with closing(sqlite3.connect(path)) as driver:
+            driver.execute(f"PRAGMA page_size={page_bytes}")
+            driver.execute("CREATE TABLE old (id)")
+    database = Database(f"sqlite:///{path}")
+    with database.read() as connection:
+        found = connection.execute(text("PRAGMA page_size")).scalar_one()
+        log_pages = connection.execute(text("PRAGMA wal_autocheckpoint")).scalar_one()
+    database.close()
+    assert found == (page_bytes or PAGE_BYTES)
+    assert found * log_pages == CHECKPOINT_BYTES
 
 
 def test_attempts_go_with_their_event(rows: Connection) -> None:

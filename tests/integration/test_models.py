@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Table, delete, func, insert, inspect, select,
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from models import Attempt, Base, Event, PurgedEvents, Trigger, TriggerChange
-from models.base import new_id
+from models.base import new_id, new_ids
 from models.database import CHECKPOINT_BYTES, PAGE_BYTES, Database, alembic_config, migrate, schema_is_current
 from models.states import Change, EventState, Reason, Source, TriggerState
 
@@ -604,3 +604,10 @@ def test_ids_grow_with_time_and_are_uuids_of_version_7() -> None:
         re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", i) for i in ids
     )
     assert len({new_id(NOON) for _ in range(1000)}) == 1000
+
+
+def test_ids_of_one_instant_ascend() -> None:
+    """Each goes into an index right behind the one before."""
+    ids = new_ids(NOON, 1000)
+    assert ids == sorted(set(ids))
+    assert ids[-1] < new_id(NOON + timedelta(milliseconds=1))

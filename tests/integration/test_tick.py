@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection, Table, delete, func, insert, select, text, update
+from sqlalchemy.exc import IntegrityError
 
 from models import Attempt, Base, Event, Node, Trigger, TriggerChange
 from models.base import new_id
@@ -269,6 +270,20 @@ def test_a_tick_with_an_older_clock_never_moves_the_cursor_back(world: World) ->
     assert world.trigger() == ahead
 
 
+@pytest.mark.parametrize("triggers", [1, 8])
+def test_cursors_never_move_back_alone_or_together(world: World, triggers: int) -> None:
+    for number in range(triggers):
+        world.create(f"t{number}", every(3600))
+    with world.database.write() as connection:
+        (claimed,) = plan.claim(connection, world.now, 100, set(), wait=False)
+    older = planning.plan(claimed.first, world.now, world.now)
+    world.tick()
+    ahead = what_is_planned(world)
+    with world.database.write() as connection:
+        plan.advance(connection, [(older, claimed)])
+    assert what_is_planned(world) == ahead
+
+
 def test_paused_completed_deleted_and_manual_triggers_are_not_planned(world: World) -> None:
     world.create("manual", {"type": "manual"})
     world.create("deleted")
@@ -377,6 +392,36 @@ def what_is_planned(world: World) -> tuple[list[Any], list[Any]]:
     triggers = [(row.name, *(getattr(row, name) for name in CURSORS)) for row in world.rows(Trigger)]
     names = ("trigger_id", *plan.SHARED)
     return sorted(triggers), sorted(str([getattr(row, name) for name in names]) for row in world.events())
+
+
+def test_a_hint_names_the_trigger_of_its_event_among_many(world: World) -> None:
+    """Events of one instant are stored together, whatever else their triggers differ in."""
+    start = (NOON + seconds(10)).isoformat()
+    names = {world.create(f"t{n}", every(10 + n % 3, start_time=start)): f"t{n}" for n in range(30)}
+    world.tick(horizon=15)
+    owners = {event.id: names[event.trigger_id] for event in world.events()}
+    assert sorted(owners.values()) == sorted(names.values())
+    assert {hint.event_id: hint.name for hint in world.sent} == owners
+
+
+def test_a_batch_whose_cursors_cannot_be_moved_leaves_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even the cursors that were moved before the one that could not."""
+    world.create("a", once(10))
+    world.create("b", every(10))
+    before = what_is_planned(world)
+    advanced = plan.advanced
+
+    def backwards(made: planning.Plan, first: planning.Plannable) -> tuple[Any, ...]:
+        until, next_at, *others = advanced(made, first)
+        return until, next_at and until, *others
+
+    monkeypatch.setattr(plan, "advanced", backwards)
+    with pytest.raises(IntegrityError):
+        world.tick()
+    assert what_is_planned(world) == before
+    assert not world.sent
 
 
 # -------------------------------------------------------------------------------------- misfires

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from functools import lru_cache
 from typing import Any
@@ -15,6 +15,7 @@ from models.base import Instant, instant_text
 
 INSTANT = Instant()
 ID_LENGTH = 36
+LARGE_GROUP = 4  # rows, on average
 
 # PostgreSQL's types of the columns that travel in bulk.
 TYPES = {
@@ -64,27 +65,18 @@ def groups_of(connection: Connection, own: Sequence[str], shared: Sequence[str])
     """A derived table `r` with the columns `own`, of each row, and `shared`, of each group of rows, read from
     what `bind_groups` makes of them.
     """
-    if is_postgres(connection):
-        arrays = [f"CAST(:{column} AS text[])" for column in own]
-        arrays += [f"CAST(:{column} AS {type_of(column)}[])" for column in shared]
-        members = ", ".join(f"CAST(g.{column} AS {type_of(column)}[])" for column in own)
-        return (
-            f"unnest({', '.join(arrays)}) AS g({', '.join([*own, *shared])}),"
-            f" unnest({members}) AS m({', '.join(own)}),"
-            f" LATERAL (SELECT {', '.join([f'm.{c}' for c in own] + [f'g.{c}' for c in shared])}) AS r"
-        )
-    values = ", ".join(
-        f"json_extract(value, '$[{index}]') AS {column}" for index, column in enumerate(shared, 1)
-    )
-    # All ids are of one length: one text for a row's, since JSON is parsed for each of them.
-    members = ", ".join(
-        f"substr(m.value, {index * ID_LENGTH + 1}, {ID_LENGTH}) AS {column}"
-        for index, column in enumerate(own)
-    )
+    if not is_postgres(connection):
+        # All ids are of one length: one text for a row's, since JSON is parsed for each of them.
+        members = [f"substr(value, {i * ID_LENGTH + 1}, {ID_LENGTH}) AS {c}" for i, c in enumerate(own)]
+        values = [f":{column} AS {column}" for column in shared]
+        return f"(SELECT {', '.join(members + values)} FROM json_each(:members)) AS r"
+    arrays = [f"CAST(:{column} AS text[])" for column in own]
+    arrays += [f"CAST(:{column} AS {type_of(column)}[])" for column in shared]
+    members = [f"CAST(g.{column} AS {type_of(column)}[])" for column in own]
     return (
-        f"(WITH g AS MATERIALIZED"
-        f" (SELECT json_extract(value, '$[0]') AS members, {values} FROM json_each(:rows))"
-        f" SELECT {members}, g.* FROM g, json_each(g.members) AS m) AS r"
+        f"unnest({', '.join(arrays)}) AS g({', '.join([*own, *shared])}),"
+        f" unnest({', '.join(members)}) AS m({', '.join(own)}),"
+        f" LATERAL (SELECT {', '.join([f'm.{c}' for c in own] + [f'g.{c}' for c in shared])}) AS r"
     )
 
 
@@ -107,31 +99,51 @@ def array(column: str, values: Sequence[Any]) -> Any:
     return list(values)
 
 
-Group = tuple[
-    Sequence[Sequence[str]], Sequence[Any]
-]  # the ids in its rows, column by column; what they share
+# The ids in the rows of a group, row by row, by the values that they share.
+Groups = Mapping[Sequence[Any], Sequence[Sequence[str]]]
 
 
 def bind_groups(
-    connection: Connection, own: Sequence[str], shared: Sequence[str], groups: Sequence[Group]
-) -> dict[str, Any]:
-    """The parameters that belong to `groups_of`. The columns `own` are ids."""
+    connection: Connection, own: Sequence[str], shared: Sequence[str], groups: Groups
+) -> dict[str, Any] | list[dict[str, Any]]:
+    """The parameters that belong to `groups_of`: of SQLite for each group. The columns `own` are ids."""
     if not is_postgres(connection):
-        rows = [(list(map("".join, zip(*ids, strict=True))), *values) for ids, values in groups]
-        return {"rows": json.dumps(rows, default=plain)}
-    parameters = bind(connection, shared, [values for _, values in groups])
+        return [
+            dict(zip(shared, map(sqlite_form, values), strict=True))
+            | {"members": json.dumps(["".join(ids) for ids in rows])}
+            for values, rows in groups.items()
+        ]
+    parameters = bind(connection, shared, list(groups))
+    columns = [list(zip(*rows, strict=True)) for rows in groups.values()]
     for index, name in enumerate(own):
-        parameters[name] = [array(name, ids[index]) for ids, _ in groups]
+        parameters[name] = [array(name, ids[index]) for ids in columns]
     return parameters
 
 
 def run_groups(
-    connection: Connection, statement: str, own: Sequence[str], shared: Sequence[str], groups: Sequence[Group]
+    connection: Connection, statement: str, own: Sequence[str], shared: Sequence[str], groups: Groups
 ) -> None:
-    """Execute `statement`, in which `{rows}` stands for the derived table of rows in groups."""
-    if groups:
+    """Execute `statement`, in which `{rows}` stands for the derived table of rows in groups: once on
+    PostgreSQL, for each group on SQLite, unless they are small.
+    """
+    if not groups:
+        return
+    if is_postgres(connection) or are_large(groups):
         made = clause(statement.format(rows=groups_of(connection, own, shared)))
         connection.execute(made, bind_groups(connection, own, shared, groups))
+    else:
+        rows = [(*ids, *values) for values, members in groups.items() for ids in members]
+        run(connection, statement, (*own, *shared), rows)
+
+
+def are_large(groups: Groups) -> bool:
+    """Whether SQLite had better execute a statement for each group than read all values with each row."""
+    return sum(map(len, groups.values())) >= LARGE_GROUP * len(groups)
+
+
+def sqlite_form(value: Any) -> Any:
+    """A value as SQLite keeps it."""
+    return instant_text(value) if isinstance(value, datetime) else value
 
 
 def plain(value: object) -> str:
@@ -167,7 +179,7 @@ def instants(connection: Connection, values: dict[str, Any]) -> dict[str, Any]:
     """Parameters of a textual statement with instants in the database's form."""
     if is_postgres(connection):
         return values
-    return {k: instant_text(v) if isinstance(v, datetime) else v for k, v in values.items()}
+    return {k: sqlite_form(v) for k, v in values.items()}
 
 
 def instant(connection: Connection, value: Any) -> datetime:

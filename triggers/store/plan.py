@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from itertools import islice
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, TextClause, bindparam, text
@@ -44,6 +46,13 @@ ADVANCE = """
 UPDATE triggers SET planned_until = r.planned_until, next_at = r.next_at,
        planned_count = planned_count + r.counted, exhausted = r.exhausted
 FROM {rows} WHERE triggers.id = r.id AND triggers.planned_until <= r.planned_until
+"""
+# For SQLite, which copies a whole FROM before it begins. OR FAIL: an error rolls the transaction back, so
+# that nothing need be kept to undo the statement alone.
+ADVANCE_ALIKE = """
+UPDATE OR FAIL triggers SET planned_until = :planned_until, next_at = :next_at,
+       planned_count = planned_count + :counted, exhausted = :exhausted
+WHERE id IN (SELECT value FROM json_each(:members)) AND planned_until <= :planned_until
 """
 
 
@@ -125,10 +134,15 @@ def insert_events(
 ) -> None:
     """Record occurrences. The unique key decides who records one; the loser is a quiet outcome.
 
-    Ids travel in pairs beside the values that those of triggers alike share: row by row PostgreSQL would
-    parse twelve more values for each.
+    Ids travel in pairs beside the values that those of one instant share: row by row PostgreSQL would parse
+    twelve more values for each.
     """
-    groups = [((new.ids, new.triggers.ids), event_values(new.planned, now, grace)) for new in events]
+    groups: dict[Sequence[Any], list[tuple[str, str]]] = {}
+    for new in events:
+        rows = groups.setdefault(event_values(new.planned, now, grace), [])
+        rows += zip(new.ids, new.triggers.ids, strict=True)
+    for rows in groups.values():
+        rows.sort(key=itemgetter(1))  # three indexes have the order of triggers
     bulk.run_groups(connection, INSERT, OWN, SHARED, groups)
 
 
@@ -153,8 +167,12 @@ def event_values(planned: Planned, now: datetime, grace: timedelta) -> tuple[Any
 
 def advance(connection: Connection, plans: Iterable[tuple[Plan, Alike]]) -> None:
     """Move the triggers' cursors behind what now has its event, only forward."""
-    groups = [((triggers.ids,), advanced(plan, triggers.first)) for plan, triggers in plans]
-    bulk.run_groups(connection, ADVANCE, ("id",), ADVANCED, groups)
+    groups: dict[Sequence[Any], list[tuple[str]]] = {}
+    for plan, triggers in plans:
+        groups.setdefault(advanced(plan, triggers.first), []).extend(zip(triggers.ids))
+    by_group = not bulk.is_postgres(connection) and bulk.are_large(groups)
+    statement = ADVANCE_ALIKE if by_group else ADVANCE
+    bulk.run_groups(connection, statement, ("id",), ADVANCED, groups)
 
 
 def advanced(plan: Plan, first: Plannable) -> tuple[Any, ...]:
@@ -352,8 +370,8 @@ def ticked(
 
 def new_events(plans: Iterable[tuple[Plan, Alike]], now: datetime) -> list[NewEvents]:
     """The plans' events, each with an id of its own."""
+    wanted = [(planned, triggers) for plan, triggers in plans for planned in plan.events]
+    ids = iter(new_ids(now, sum(len(triggers.ids) for _, triggers in wanted)))
     return [
-        NewEvents(planned, triggers, new_ids(now, len(triggers.ids)))
-        for plan, triggers in plans
-        for planned in plan.events
+        NewEvents(planned, triggers, list(islice(ids, len(triggers.ids)))) for planned, triggers in wanted
     ]

@@ -259,14 +259,12 @@ def announce(tick: Tick, events: Sequence[plan.NewEvents]) -> None:
     verbose = log.isEnabledFor(logging.INFO)
     hints: list[Hint] = []
     for new in events:
-        planned, triggers = new.planned, new.triggers
         tick.planned += len(new.ids)
-        if planned.skipped:
+        if new.planned.skipped:
             tick.skipped += len(new.ids)
         else:
-            due, kind = planned.fire_at, triggers.first.target_type
-            pairs = zip(new.ids, triggers.names, strict=True)
-            hints += [Hint(id_, due, kind, name) for id_, name in pairs]
+            due, kind = new.planned.fire_at, new.kind
+            hints += [Hint(id_, due, kind, name) for id_, name in zip(new.ids, new.names, strict=True)]
         if verbose:
             report(new)
     send(tick, hints)
@@ -276,7 +274,7 @@ def report(new: plan.NewEvents) -> None:
     """A line in the log for each event that was planned."""
     skipped = new.planned.skipped
     with together():
-        for id_, name in zip(new.ids, new.triggers.names, strict=True):
+        for id_, name in zip(new.ids, new.names, strict=True):
             step(
                 log,
                 "skipped" if skipped else "planned",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, TextClause, bindparam, text
@@ -65,11 +64,13 @@ class Alike(NamedTuple):
 
 
 class NewEvents(NamedTuple):
-    """A planned event of each of some triggers that plan alike, with its ids."""
+    """Events that are equal but for their triggers, and their targets' kind: the ids and names of those."""
 
     planned: Planned
-    triggers: Alike
+    kind: str
     ids: Sequence[str]
+    trigger_ids: Sequence[str]
+    names: Sequence[str]
 
 
 def claim(connection: Connection, until: datetime, most: int, resting: set[str], wait: bool) -> list[Alike]:
@@ -140,9 +141,7 @@ def insert_events(
     groups: dict[Sequence[Any], list[tuple[str, str]]] = {}
     for new in events:
         rows = groups.setdefault(event_values(new.planned, now, grace), [])
-        rows += zip(new.ids, new.triggers.ids, strict=True)
-    for rows in groups.values():
-        rows.sort(key=itemgetter(1))  # three indexes have the order of triggers
+        rows += zip(new.ids, new.trigger_ids, strict=True)
     bulk.run_groups(connection, INSERT, OWN, SHARED, groups)
 
 
@@ -369,9 +368,16 @@ def ticked(
 
 
 def new_events(plans: Iterable[tuple[Plan, Alike]], now: datetime) -> list[NewEvents]:
-    """The plans' events, each with an id of its own."""
-    wanted = [(planned, triggers) for plan, triggers in plans for planned in plan.events]
-    ids = iter(new_ids(now, sum(len(triggers.ids) for _, triggers in wanted)))
+    """The plans' events, each with an id of its own. In the order of their triggers, which the indexes have:
+    so most of what is written goes behind what was written before.
+    """
+    owners: dict[tuple[Planned, str], list[tuple[str, str]]] = {}
+    for plan, triggers in plans:
+        for planned in plan.events:
+            equal = owners.setdefault((planned, triggers.first.target_type), [])
+            equal += zip(triggers.ids, triggers.names, strict=True)
+    ids = iter(new_ids(now, sum(map(len, owners.values()))))
     return [
-        NewEvents(planned, triggers, list(islice(ids, len(triggers.ids)))) for planned, triggers in wanted
+        NewEvents(planned, kind, list(islice(ids, len(equal))), *zip(*sorted(equal), strict=True))
+        for (planned, kind), equal in owners.items()
     ]

@@ -19,7 +19,7 @@ from models.database import in_one_line
 from models.states import Status
 from triggers.deliver import Finish, Finished
 from triggers.outgoing import values_of
-from triggers.recorder import Recorder, begin, keepable
+from triggers.recorder import Recorder, keepable
 from triggers.settings import task_allowed
 from triggers.store.delivery import Job
 from triggers.targets import Outcome
@@ -71,7 +71,7 @@ class EventTask(Task):
     def won(self) -> Job:
         """The event of this message, won for an attempt. Raises Ignore when it is not ours to run."""
         try:
-            job = begin(self.recorder.database, self.request.id, self.name)
+            job = self.recorder.begin(self.request.id, self.name)
         except Exception as error:
             log.warning(
                 "event=%s cannot start, a tick sends it again: %s", self.request.id, in_one_line(error)

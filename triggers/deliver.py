@@ -250,29 +250,46 @@ def finish(
 
 
 def is_plain(one: Finished) -> bool:
-    """Whether the end of the attempt means nothing but that it succeeded."""
+    """Whether the end of the attempt means that it succeeded, and at most that its trigger is complete."""
     job = one.job
-    return one.outcome.succeeded and not touches_trigger(job) and job.policy["overlap"] == "allow"
+    return one.outcome.succeeded and not job.consecutive_failures and job.policy["overlap"] == "allow"
 
 
 def succeed(
     connection: Connection, finished: Sequence[Finished], now: datetime | None
 ) -> tuple[Finish, datetime | None]:
-    """End attempts that are all plain, in one statement; and when that was.
+    """End attempts that are all plain, in one statement; and when that was. Then see `is_to_settle`."""
+    won, ended = delivery.succeed(connection, [success_row(one) for one in finished], now)
+    return succeeded(finished, won), ended
 
-    Should an event of the same trigger have failed since the attempt began, `settle` is due.
-    """
-    rows = [(one.job.id, one.job.attempt, as_json(one.outcome.result)) for one in finished]
-    won, ended = delivery.succeed(connection, rows, now)
+
+def end_and_begin(
+    connection: Connection, one: Finished, event_id: str, task: str, now: datetime | None
+) -> tuple[Finish, datetime, Job | None]:
+    """As `succeed` of one attempt; and in the same statement begin another, if there is nothing to judge."""
+    row = success_row(one)
+    ended, won, job = delivery.end_and_begin(connection, row, event_id, task, now, LEASE_MARGIN)
+    return succeeded([one], won), ended, job
+
+
+def success_row(one: Finished) -> tuple[str, int, str | None]:
+    """The columns of `delivery.SUCCEED_COLUMNS`."""
+    return one.job.id, one.job.attempt, as_json(one.outcome.result)
+
+
+def succeeded(finished: Sequence[Finished], won: dict[str, int]) -> Finish:
+    """What came of it; of those that were won, how many events of their triggers failed in a row before."""
     for one in finished:
         one.job.consecutive_failures = won.get(one.job.id, 0)
-    return (
-        Finish(
-            won=[(one, SUCCEEDED) for one in finished if one.job.id in won],
-            refused=[one for one in finished if one.job.id not in won],
-        ),
-        ended,
+    return Finish(
+        won=[(one, SUCCEEDED) for one in finished if one.job.id in won],
+        refused=[one for one in finished if one.job.id not in won],
     )
+
+
+def is_to_settle(done: Finish) -> bool:
+    """Whether any of these successes means something for its trigger after all."""
+    return any(touches_trigger(one.job) for one, _ in done.won)
 
 
 def record(write: Callable[[Sequence[Finished]], Finish], batch: Sequence[Finished]) -> list[Finish]:

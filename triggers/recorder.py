@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import os
-import queue
 import random
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
+
+from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError
 
 from models.database import Database, in_one_line
 from triggers import deliver
@@ -22,7 +24,7 @@ from triggers.targets import Outcome
 from triggers.tick import Dispatch, Hint
 
 CHUNK = 500  # results in one transaction
-COLLECT_SECONDS = 0.05  # for so long results come together when they follow one another
+COLLECT_SECONDS = 0.02  # for so long results come together when they follow one another
 PAUSE_SECONDS = 1.0  # between tries while the database is away
 LONGEST_RESULT = 64 * 1024  # bytes of JSON that are kept of a task's return value
 
@@ -59,7 +61,9 @@ def begin_after_a_look(database: Database, event_id: str, task: str) -> Job | No
 
 
 class Recorder:
-    """Records what tasks of this process led to; a thread of its own writes what has come together."""
+    """Records what tasks of this process led to: before the next attempt begins here, so that no crash of
+    that takes it along; or, when none does, on a thread of its own.
+    """
 
     def __init__(
         self, database: Database, dispatch: Dispatch, tzdata: str, ahead: timedelta = deliver.LOOK_AHEAD
@@ -73,20 +77,82 @@ class Recorder:
         self._reset()
 
     def _reset(self) -> None:
-        self._queue: queue.SimpleQueue[Finished | None] = queue.SimpleQueue()
+        self._waiting: list[Finished] = []
         self._progress: dict[str, tuple[int, str]] = {}
+        self._unsettled: list[Finish] = []  # recorded, but for what it means for the trigger
+        self._work = threading.Event()
+        self._writing: AbstractContextManager[Any] = (
+            threading.Lock()
+        )  # of who has taken from these, and writes
+        self._busy = False
+        self._written = -COLLECT_SECONDS
         self._thread: threading.Thread | None = None
-        self._left = 0  # taken over, not recorded yet
+
+    def begin(self, event_id: str, task: str) -> Job | None:
+        """Win the event for an attempt, as `begin`; before that, what earlier ones led to is on record."""
+        self._ensure_thread()
+        with self._writing:
+            self._busy = True
+            waiting = self._take()
+            try:
+                if waiting:
+                    return self._end_and_begin(waiting, event_id, task)
+                return begin(self.database, event_id, task)
+            except BaseException:
+                self._put_back(waiting)  # the database is away: refused, should it be on record after all
+                raise
+            finally:
+                self._busy = False
+
+    def _end_and_begin(self, waiting: Sequence[Finished], event_id: str, task: str) -> Job | None:
+        if len(waiting) > 1 or not self._is_plain(waiting):
+            deliver.record(self._write, waiting)
+            return begin(self.database, event_id, task)
+        with self.database.statement() as connection:
+            now = self.database.given_now(connection)
+            try:
+                done, ended, job = deliver.end_and_begin(connection, waiting[0], event_id, task, now)
+            except (DataError, IntegrityError, ProgrammingError):  # a result that cannot be kept
+                deliver.record(self._write, waiting)
+                return begin(self.database, event_id, task)
+        self._written = time.monotonic()
+        deliver.finished(done, ended)
+        if deliver.is_to_settle(done):
+            self._unsettled.append(done)
+            self._wake()
+        if job is None:
+            job = begin_after_a_look(self.database, event_id, task)
+        if job is not None:
+            deliver.started([job])
+        return job
 
     def finished(self, one: Finished) -> None:
         """Take over the end of an attempt; it is recorded within milliseconds, or as soon as can be."""
         self._ensure_thread()
-        self._put(one)
+        self._put_back([one])
+
+    def _take(self) -> list[Finished]:
+        with self._lock:
+            waiting, self._waiting = self._waiting[:CHUNK], self._waiting[CHUNK:]
+        return waiting
+
+    def _put_back(self, waiting: Sequence[Finished]) -> None:
+        with self._lock:
+            self._waiting[:0] = waiting
+        self._wake()
+
+    def _wake(self) -> None:
+        """The thread has something to write."""
+        self._work.set()
+
+    def _is_plain(self, batch: Sequence[Finished]) -> bool:
+        """Whether one statement records all of it."""
+        return self.database.is_postgres and not self._progress and all(map(deliver.is_plain, batch))
 
     def refuse(self, event_id: str, task: str, kind: str, message: str) -> None:
         """Fail an attempt that cannot even begin here."""
         try:
-            job = begin(self.database, event_id, task)
+            job = self.begin(event_id, task)
         except Exception as error:
             log.warning(
                 "event=%s cannot be refused yet, a tick sends it again: %s", event_id, in_one_line(error)
@@ -101,7 +167,7 @@ class Recorder:
         self._ensure_thread()
         with self._lock:
             self._progress[job.id] = noted
-        self._put(None)
+        self._wake()
 
     def finish_now(self, one: Finished) -> Finish | None:
         """Record the end of an attempt before going on; None: the database is away, it is queued."""
@@ -132,13 +198,15 @@ class Recorder:
     def close(self, seconds: float) -> None:
         """Record what is left, for up to `seconds`."""
         end = time.monotonic() + seconds
-        while self._left and self._pid == os.getpid() and time.monotonic() < end:
+        while self._left() and self._pid == os.getpid() and time.monotonic() < end:
             time.sleep(0.01)
 
-    def _put(self, one: Finished | None) -> None:
-        with self._lock:
-            self._left += 1
-        self._queue.put(one)
+    def _left(self) -> bool:
+        """Whether anything is taken over and not recorded yet."""
+        return self._has_work() or self._busy
+
+    def _has_work(self) -> bool:
+        return bool(self._waiting or self._progress or self._unsettled)
 
     def _ensure_thread(self) -> None:
         with self._lock:
@@ -150,32 +218,41 @@ class Recorder:
                 self._thread.start()
 
     def _run(self) -> None:
-        written = -COLLECT_SECONDS
         while True:
-            batch = [self._queue.get()]
-            if time.monotonic() - written < COLLECT_SECONDS:
+            self._work.wait()
+            if time.monotonic() - self._written < COLLECT_SECONDS:
                 time.sleep(COLLECT_SECONDS)
-            while len(batch) < CHUNK and not self._queue.empty():
-                batch.append(self._queue.get())
-            self._write_until_done([one for one in batch if one is not None])
-            written = time.monotonic()
-            with self._lock:
-                self._left -= len(batch)
-
-    def _write_until_done(self, batch: Sequence[Finished]) -> None:
-        while True:
-            try:
-                deliver.record(self._write, batch)
-                return
-            except Exception as error:
-                log.warning("cannot record %d results, trying again: %s", len(batch), in_one_line(error))
+            if not self._write_waiting():
                 time.sleep(PAUSE_SECONDS)
 
+    def _write_waiting(self) -> bool:
+        """Record what waits now; whether the database let us."""
+        with self._writing:
+            self._work.clear()
+            self._busy = True  # said before it is taken
+            waiting = self._take()
+            try:
+                if waiting or self._progress:
+                    deliver.record(self._write, waiting)
+                while self._unsettled:
+                    self._settle(self._unsettled[0])
+                    self._unsettled.pop(0)
+            except Exception as error:
+                log.warning("cannot record %d results, trying again: %s", len(waiting), in_one_line(error))
+                self._put_back(waiting)
+                return False
+            finally:
+                self._busy = False
+            self._written = time.monotonic()
+        if self._waiting:
+            self._wake()
+        return True
+
     def _write(self, batch: Sequence[Finished]) -> Finish:
+        if self._is_plain(batch):
+            return self._write_plain(batch)
         with self._lock:
             progress = dict(self._progress)
-        if self.database.is_postgres and not progress and all(map(deliver.is_plain, batch)):
-            return self._write_plain(batch)
         with self.database.write() as connection:
             now = self.database.now(connection)
             for event_id, (attempt, value) in progress.items():
@@ -201,12 +278,15 @@ class Recorder:
             return Finish()
         with self.database.statement() as connection:
             done, now = deliver.succeed(connection, batch, self.database.given_now(connection))
-        if any(one.job.consecutive_failures for one, _ in done.won):
-            with self.database.write() as connection:
-                deliver.settle(connection, done, self.database.now(connection), self.tzdata)
         if now is not None:
             deliver.finished(done, now)
+        if deliver.is_to_settle(done):
+            self._settle(done)
         return done
+
+    def _settle(self, done: Finish) -> None:
+        with self.database.write() as connection:
+            deliver.settle(connection, done, self.database.now(connection), self.tzdata)
 
 
 def json_or_repr(value: Any) -> str:

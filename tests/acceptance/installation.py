@@ -177,11 +177,11 @@ class Installation:
             return manage.create(connection, parse_trigger(document, self.settings, now), now)
 
     def create_many(self, prefix: str, targets: list[dict[str, Any]], **more: Any) -> None:
-        """Store a trigger for each target, due now, in one transaction."""
+        """Store a trigger for each target, due now if `more` says no other, in one transaction."""
         with self.database.write() as connection:
             now = self.database.now(connection)
             for number, target in enumerate(targets):
-                document = {"name": f"{prefix}-{number}", "target": target, "schedule": NOW, **more}
+                document = {"name": f"{prefix}-{number}", "target": target, "schedule": NOW} | more
                 manage.create(connection, parse_trigger(document, self.settings, now), now)
 
     def now(self, name: str, target: dict[str, Any], **more: Any) -> str:

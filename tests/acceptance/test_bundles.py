@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.installation import TASKS, Installation, task
+from tests.acceptance.installation import TASKS, Installation, in_seconds, task
 from tests.processes import Process, wait_until
 from tests.servers import RabbitMQ
 from triggers import queue_view
@@ -103,3 +103,21 @@ def test_tasks_of_a_burst_that_the_worker_does_not_have_fail(
         installation.tick()
         installation.wait_for_all(names("unknown"), "failed", seconds=60)
         assert {str(installation.event(name).error["type"]) for name in names("unknown")} == {"NotRegistered"}
+
+
+@pytest.mark.parametrize("database", ["sqlite_url", "postgres_url"])
+def test_a_crash_takes_no_result_of_the_task_before_along(
+    database: str, broker_url: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """In the same process, a moment after that one has ended."""
+    targets = [task("exit_at_once") if number % 4 == 3 else task("divide", 4, 2) for number in range(12)]
+    with Installation(tmp_path, request.getfixturevalue(database), broker_url) as installation:
+        installation.worker("--concurrency=1")
+        installation.create_many(
+            "crash", targets, schedule=in_seconds(installation, 3), retry={"max_attempts": 1}
+        )
+        installation.tick()
+        for number, target in enumerate(targets):
+            crashes = target["task"].endswith("exit_at_once")
+            event = installation.wait_for(f"crash-{number}", "failed" if crashes else "succeeded", 30)
+            assert event.reason == ("lost" if crashes else None)

@@ -186,6 +186,96 @@ def test_progress_is_recorded_before_the_end(world: World, recorder: Recorder) -
     assert world.events()[0].progress == {"done": 1}
 
 
+# ----------------------------------------------------------------------------- the end before the next
+
+
+@pytest.fixture
+def unhurried(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    """Its thread does nothing by itself."""
+    monkeypatch.setattr(recorder, "_ensure_thread", lambda: None)
+    return recorder
+
+
+def in_a_row(world: World, count: int, schedule: Any = None) -> list[str]:
+    """So many events of as many triggers that are due now."""
+    for number in range(count):
+        world.create(f"t{number}", schedule=schedule or test_tick.every(3600), target=TASK)
+    world.tick(horizon=0)
+    return world.ids()
+
+
+def begun(recorder: Recorder, event_id: str) -> Job:
+    job = recorder.begin(event_id, ADD)
+    assert job is not None
+    return job
+
+
+def fates(world: World) -> dict[str, tuple[str, Any]]:
+    return {event.id: (event.status, event.result) for event in world.events()}
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_before_an_attempt_begins_the_ends_of_those_before_are_on_record(
+    world: World, unhurried: Recorder, several: bool
+) -> None:
+    first, second, third = in_a_row(world, 3)
+    jobs = [begun(unhurried, event_id) for event_id in (first, second)]
+    unhurried.finished(Finished(jobs[0], DONE))
+    if several:
+        unhurried.finished(Finished(jobs[1], DONE))
+    job = begun(unhurried, third)
+    assert fates(world)[first] == ("succeeded", 3)
+    assert fates(world)[third] == ("running", None)
+    assert (job.id, job.attempt, job.target["task"]) == (third, 1, ADD)
+    assert not unhurried._left()
+
+
+def test_it_is_on_record_although_nothing_begins(world: World, unhurried: Recorder) -> None:
+    first, second = in_a_row(world, 2)
+    unhurried.finished(Finished(begun(unhurried, first), DONE))
+    world.change(Trigger, deleted_at=world.now, next_at=None)
+    assert unhurried.begin(second, ADD) is None
+    assert fates(world) == {first: ("succeeded", 3), second: ("pending", None)}
+
+
+def test_a_result_that_comes_late_is_refused_then_too(world: World, unhurried: Recorder) -> None:
+    first, second = in_a_row(world, 2)
+    job = begun(unhurried, first)
+    job.attempt += 1  # or the event's, when its lease ran out: the two differ
+    unhurried.finished(Finished(job, DONE))
+    begun(unhurried, second)
+    assert fates(world) == {first: ("running", None), second: ("running", None)}
+
+
+def test_a_last_success_completes_its_trigger_soon(world: World, unhurried: Recorder) -> None:
+    first, second = in_a_row(world, 2, once())
+    unhurried.finished(Finished(begun(unhurried, first), DONE))
+    begun(unhurried, second)
+    assert fates(world)[first] == ("succeeded", 3)
+    assert unhurried._write_waiting()
+    done = next(event for event in world.events() if event.id == first)
+    states = {row.id: row.state for row in world.rows(Trigger)}
+    assert states.pop(done.trigger_id) == "completed"
+    assert set(states.values()) == {"active"}
+    assert not unhurried._left()
+
+
+def test_what_cannot_be_recorded_before_is_kept_and_nothing_begins(postgres_world: World) -> None:
+    world = postgres_world
+    recorder = Recorder(world.database, world.dispatch, TZDATA)
+    recorder._ensure_thread = lambda: None  # type: ignore[method-assign]
+    first, second = in_a_row(world, 2)
+    recorder.finished(Finished(begun(recorder, first), DONE))
+    other = Database(world.database.url.render_as_string(hide_password=False))
+    end_connection(world.database, other)
+    other.close()
+    with pytest.raises(OperationalError, match="terminating connection"):
+        recorder.begin(second, ADD)
+    assert fates(world) == {first: ("running", None), second: ("pending", None)}
+    begun(recorder, second)
+    assert fates(world) == {first: ("succeeded", 3), second: ("running", None)}
+
+
 # ------------------------------------------------------------------------------------- connections
 
 

@@ -10,6 +10,7 @@ begun when it is stopped.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import nullcontext
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -37,13 +38,26 @@ Batch = list[tuple[str, datetime]]
 class SteppedRecorder(Recorder):
     """A recorder whose thread is an actor."""
 
-    put: Callable[[Finished | None], None]
+    world: World
+    tell: Callable[[], None]
+
+    def _reset(self) -> None:
+        """Others go on within a statement here, on the same thread."""
+        super()._reset()
+        self._writing = nullcontext()
 
     def _ensure_thread(self) -> None:
         pass
 
-    def _put(self, one: Finished | None) -> None:
-        self.put(one)
+    def _wake(self) -> None:
+        self.tell()
+
+    def _write(self, batch: Sequence[Finished]) -> Finish:
+        try:
+            return super()._write(batch)
+        except Exception as error:
+            self.world.expect(error)
+            raise
 
 
 class Worker:
@@ -72,7 +86,7 @@ class Worker:
             ahead=world.horizon,
         )
         self.recorder = SteppedRecorder(world.database, world.broker.dispatch, TZDATA, world.horizon)
-        self.recorder.put = self.put
+        self.recorder.world, self.recorder.tell = world, lambda: self.wakes["record"].set()
         self.clock_error = world.random.gauss(0, 0.003) if world.faulty else 0.0
         self.stopping = False
         self.lanes: dict[str, Batch] = {"log": [], "http": [], "celery": []}
@@ -83,7 +97,6 @@ class Worker:
         self.startable: list[Call] = []
         self.in_flight = 0
         self.finished: list[Finished] = []
-        self.ended: list[Finished | None] = []  # for the recorder
         self.handling = {OURS: 0, TASKS: 0}
         self.calls = []
         world.broker.wake()
@@ -308,7 +321,7 @@ class Worker:
     def child(self, task: str, event_id: str) -> Steps:
         """As `EventTask`: win the event, run the user's code, record what came of it. It may be killed."""
         try:
-            job = self.recorder_begin(event_id, task)
+            job = self.recorder.begin(event_id, task)
         except Exception as error:
             self.world.expect(error)  # a tick sends it again
             return
@@ -336,29 +349,12 @@ class Worker:
         else:
             self.recorder.finish_now(Finished(job, outcome))
 
-    def recorder_begin(self, event_id: str, task: str) -> Job | None:
-        """`triggers.recorder.begin`, looked up where a mutant may stand in."""
-        from triggers import recorder
-
-        return recorder.begin(self.world.database, event_id, task)
-
-    def put(self, one: Finished | None) -> None:
-        """The recorder has something to write."""
-        self.ended.append(one)
-        self.wakes["record"].set()
-
     def records(self) -> Steps:
-        """As `Recorder._run`."""
-        while not self.ended:
+        """As `Recorder._run`, without its pause for more."""
+        while not self.recorder._has_work():
             yield self.wakes["record"]
-        batch, self.ended = self.ended, []
-        while True:
-            try:
-                deliver.record(self.recorder._write, [one for one in batch if one is not None])
-                return
-            except Exception as error:
-                self.world.expect(error)
-                yield PAUSE_SECONDS
+        if not self.recorder._write_waiting():
+            yield PAUSE_SECONDS
 
     # The ledger
 
@@ -400,4 +396,4 @@ class Worker:
 
     def busy(self) -> bool:
         """Whether something is left to end, or to record."""
-        return bool(self.calls or self.finished or self.ended or sum(self.handling.values()))
+        return bool(self.calls or self.finished or self.recorder._left() or sum(self.handling.values()))

@@ -125,15 +125,27 @@ def start(connection: Connection, ids: Sequence[str], now: datetime, lease: date
 
 
 # In psycopg's own form, not SQLAlchemy's.
+CLOCK = "c AS (SELECT COALESCE(CAST(%(now)s AS timestamptz), clock_timestamp()) AS now)"
 BEGIN = f"""
 UPDATE events e SET status = 'running', attempt = e.attempt + 1, started_at = COALESCE(e.started_at, c.now),
        attempt_started_at = c.now,
        lease_until = c.now + make_interval(secs => %(margin)s + CAST(t.policy->>'timeout_seconds' AS float))
-FROM triggers t, (SELECT COALESCE(CAST(%(now)s AS timestamptz), clock_timestamp()) AS now) c
+FROM triggers t, c
 WHERE e.id = CAST(%(id)s AS uuid) AND e.status = 'pending' AND e.due_at <= c.now AND e.misfire_at >= c.now
   AND t.id = e.trigger_id AND t.target_type = 'celery' AND t.target->>'task' = %(task)s
   AND t.deleted_at IS NULL AND t.policy->>'overlap' = 'allow'
 RETURNING {JOB}, e.attempt_started_at
+"""
+BEGIN_ALONE = f"WITH {CLOCK} {BEGIN}"
+FAILURES = "(SELECT t.consecutive_failures FROM triggers t WHERE t.id = events.trigger_id) AS failures"
+END_AND_BEGIN = f"""
+WITH {CLOCK}, ended AS (
+  UPDATE events SET status = 'succeeded', reason = NULL, result = CAST(%(result)s AS json), error = NULL,
+         recheck_at = NULL, finished_at = c.now, dispatches = 0
+  FROM c WHERE id = CAST(%(ended)s AS uuid) AND status = 'running' AND attempt = %(attempt)s
+  RETURNING {FAILURES}
+), begun AS ({BEGIN})
+SELECT c.now, (SELECT failures FROM ended), begun.* FROM c LEFT JOIN begun ON true
 """
 BEGUN_TYPES = (*JOB_TYPES.values(), Instant)
 
@@ -146,13 +158,39 @@ def begin(
     For PostgreSQL: one statement in place of five round trips.
     """
     parameters = {"id": event_id, "task": task, "now": now, "margin": margin.total_seconds()}
-    found = one_row(connection, BEGIN, parameters)
-    if found is None:
-        return None
-    return Job(*[begun(connection, *pair) for pair in zip(found, BEGUN_TYPES, strict=True)])
+    found = one_row(connection, BEGIN_ALONE, parameters)
+    return None if found is None else begun_job(connection, found)
 
 
-def begun(connection: Connection, value: Any, type_: Any) -> Any:
+def end_and_begin(
+    connection: Connection,
+    row: Sequence[Any],
+    event_id: str,
+    task: str,
+    now: datetime | None,
+    margin: timedelta,
+) -> tuple[datetime, dict[str, int], Job | None]:
+    """As `succeed` of one attempt, and then as `begin`, in one statement and one commit: the instant; if it
+    was won, how many events of its trigger failed in a row before; and the job, or None.
+
+    Of one, not of an array: PostgreSQL thinks arrays long, and would make the plan anew each time.
+    """
+    ended, attempt, result = row
+    parameters = {"id": event_id, "task": task, "now": now, "margin": margin.total_seconds()}
+    parameters |= {"ended": ended, "attempt": attempt, "result": result}
+    found = one_row(connection, END_AND_BEGIN, parameters)
+    assert found is not None
+    at, failures, *begun = found
+    job = None if begun[0] is None else begun_job(connection, begun)
+    return bulk.instant(connection, at), {} if failures is None else {ended: failures}, job
+
+
+def begun_job(connection: Connection, row: Sequence[Any]) -> Job:
+    """The job of an attempt that began."""
+    return Job(*[as_read(connection, *pair) for pair in zip(row, BEGUN_TYPES, strict=True)])
+
+
+def as_read(connection: Connection, value: Any, type_: Any) -> Any:
     """A value as SQLAlchemy would have made it of psycopg's."""
     if value is None or type_ not in (Id, Instant):
         return value
@@ -222,7 +260,6 @@ UPDATE events SET status = r.status, reason = r.reason, result = r.result, error
 FROM {rows} WHERE events.id = r.id AND events.status = 'running' AND events.attempt = r.attempt
 RETURNING events.id, {failures}
 """
-FAILURES = "(SELECT t.consecutive_failures FROM triggers t WHERE t.id = events.trigger_id) AS failures"
 
 
 def finish(connection: Connection, rows: Sequence[Sequence[Any]]) -> dict[str, int]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from threading import Thread
 from typing import Any, NamedTuple
 
@@ -24,6 +24,8 @@ from celery_config.broker import PREFIX
 TASK = PREFIX + "run_tasks"
 MOST = 16  # tasks in a bundle: each costs a sixteenth of a message, and a pool ends them in a moment
 PATIENCE_SECONDS = 0.5  # until what a worker has no room for goes back
+LONGEST_SECONDS = 10 * 365 * 86_400  # of a time limit
+DEEPEST = 100  # levels of what is handed to the pool; a trigger has at most 64
 LEAST_AHEAD = 2  # tasks that wait in the pool for a free process
 OF_AN_EVENT = {"triggerbeat_event": True}  # a header of such a task
 
@@ -47,7 +49,7 @@ def send(app: Celery, name: str, tasks: Sequence[Packed], options: dict[str, Any
         app.send_task(TASK, (name, tasks), argsrepr=shown, ignore_result=True, **options)
     else:
         of_task = {"task_id": first.id, "time_limit": first.time_limit, "headers": OF_AN_EVENT}
-        app.send_task(name, first.args, first.kwargs, **of_task, **options)
+        app.send_task(name, first.args, first.kwargs, **of_task | options)
 
 
 class Bundle:
@@ -70,7 +72,7 @@ class Unpacked(Message):
     """A task out of a bundle, as the message in which it would have come alone."""
 
     def __init__(
-        self, app: Celery, name: str, task: Packed, bundle: Bundle, settle: Callable[[str], None]
+        self, app: Celery, name: str, task: Packed, bundle: Bundle, settle: Callable[[Unpacked], None]
     ) -> None:
         id_, time_limit, args, kwargs = task
         alone = app.amqp.as_task_v2(id_, name, args, kwargs, time_limit=time_limit, origin=bundle.origin)
@@ -86,11 +88,11 @@ class Unpacked(Message):
 
     def ack_log_error(self, logger: Any, errors: Any, multiple: bool = False) -> None:
         """The task has begun."""
-        self.settle(self.headers["id"])
+        self.settle(self)
 
     def reject_log_error(self, logger: Any, errors: Any, requeue: bool = False) -> None:
         """The task cannot be run here."""
-        self.settle(self.headers["id"])
+        self.settle(self)
 
 
 class Unpacker:
@@ -98,7 +100,7 @@ class Unpacker:
 
     def __init__(self) -> None:
         self.waiting: deque[tuple[str, Packed, Bundle]] = deque()
-        self.ahead: dict[str, tuple[str, Packed, Bundle]] = {}  # in the pool, not begun
+        self.ahead: dict[Unpacked, tuple[str, Packed, Bundle]] = {}  # in the pool, not begun
         self.consumer: Any = None
         self.handle: Callable[[Message], Any] = lambda message: None
         self.feeding = False
@@ -111,6 +113,11 @@ class Unpacker:
         self.ahead.clear()
         self.waiting.clear()
         self.hand_back(dropped)
+
+    def stop(self) -> None:
+        """The worker ends, and begins no more."""
+        for bundle in {id(one[2]): one[2] for one in self.waiting}.values():
+            self.give_up(bundle)
 
     def take(self, name: str, tasks: Sequence[Packed], bundle: Bundle) -> None:
         """Begin what there is room for now; what still waits in a moment goes back."""
@@ -129,14 +136,15 @@ class Unpacker:
             most = max(LEAST_AHEAD, self.consumer.pool.num_processes)
             while self.waiting and len(self.ahead) < most:
                 name, task, bundle = self.waiting.popleft()
-                self.ahead[task.id] = (name, task, bundle)
-                self.handle(Unpacked(self.consumer.app, name, task, bundle, self.settle))
+                message = Unpacked(self.consumer.app, name, task, bundle, self.settle)
+                self.ahead[message] = (name, task, bundle)
+                self.handle(message)
         finally:
             self.feeding = False
 
-    def settle(self, event_id: str) -> None:
+    def settle(self, message: Unpacked) -> None:
         """A task has begun, or cannot be run here."""
-        if found := self.ahead.pop(event_id, None):
+        if found := self.ahead.pop(message, None):
             found[2].less(1)
             self.feed()
 
@@ -180,17 +188,43 @@ def opened(message: Message) -> tuple[str, list[Packed]]:
     try:
         (name, packed), _, _ = message.decode()
         tasks = [Packed(*one) for one in packed]
-        for each in (name, *tasks):
-            check(each)
+        if not isinstance(name, str) or not 0 < len(tasks) <= MOST:
+            raise ValueError(f"a task's name and 1 to {MOST} tasks expected")
+        for task in tasks:
+            check(task)
     except Exception as error:
         raise InvalidTaskError(f"malformed bundle: {type(error).__name__}: {error}") from error
     return name, tasks
 
 
-def check(value: str | Packed) -> None:
-    """Raise TypeError for what cannot be the name of a task, or a task."""
-    expected = (str, int, list, dict) if isinstance(value, Packed) else (str,)
-    given = value if isinstance(value, Packed) else (value,)
-    for member, kind in zip(given, expected, strict=True):
+def check(task: Packed) -> None:
+    """Raise for what cannot be a task: Celery's pool would end with it."""
+    for member, kind in zip(task, (str, int, list, dict), strict=True):
         if not isinstance(member, kind):
             raise TypeError(f"{kind.__name__} expected")
+    check_time_limits([task.time_limit])
+    check_depth([task.args, task.kwargs])
+
+
+def check_time_limits(limits: Iterable[Any]) -> None:
+    """Raise for what is no number of seconds: it would end the thread that counts them."""
+    for limit in limits:
+        if limit is not None and not (isinstance(limit, int | float) and 0 <= limit <= LONGEST_SECONDS):
+            raise ValueError(f"time limits are numbers from 0 to {LONGEST_SECONDS:,}")
+
+
+def check_depth(value: Any) -> None:
+    """Raise for what is nested too deep to be handed to another process."""
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [inner for outer in level for inner in inside(outer)]
+        if not level:
+            return
+    raise ValueError(f"nested more than {DEEPEST} levels deep")
+
+
+def inside(value: Any) -> Iterable[Any]:
+    """What a JSON value holds."""
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()

@@ -13,6 +13,7 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from math import inf
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
@@ -29,7 +30,8 @@ from kombu import Consumer
 from kombu.exceptions import ContentDisallowed, DecodeError
 
 from celery_config.broker import OURS
-from celery_config.bundle import Unpacker
+from celery_config.bundle import Unpacker, check_depth, check_time_limits
+from celery_config.waiting import Waiting
 
 THREADS = 8
 PREFETCH = 8  # messages that wait in this process; the others are left for other workers
@@ -152,6 +154,8 @@ def guarded(handle: Callable[..., Any]) -> Callable[..., Any]:
 
     def handler(message: Any, *arguments: Any, **options: Any) -> Any:
         try:
+            check_time_limits(message.headers.get("timelimit") or ())
+            check_depth([message.headers, message.payload])
             return handle(message, *arguments, **options)
         except (InvalidTaskError, ContentDisallowed, DecodeError):
             raise
@@ -188,6 +192,7 @@ class Engine(bootsteps.StartStopStep):
         worker.engine_threads = Threads(THREADS, "engine")
         worker.solo_thread = Threads(1, "solo")
         worker.unpacker = Unpacker()
+        worker.waiting = Waiting()
 
     def start(self, worker: Any) -> None:
         """Start the courier. What is there by now stays: looking at it for garbage again and again costs."""
@@ -256,7 +261,9 @@ class EngineConsumer(bootsteps.ConsumerStep):
                 c.hub.add_reader(threads.read_fd, threads.awake)
             c.event_dispatcher.on_send_buffered = TaskEvents(c)
             c.event_dispatcher.buffer_limit = MOST_EVENTS
+            c.controller.waiting.start(c)
         c.controller.unpacker.start(c)
+        c.blueprint.on_close = partial(self.closes, c)
         queue = c.app.amqp.queues.consume_from.get(OURS)
         if queue is None:
             return
@@ -274,6 +281,14 @@ class EngineConsumer(bootsteps.ConsumerStep):
         """Cancel, unless the connection broke: then Celery has closed it, and there is nothing to cancel."""
         if c.connection is not None:
             super().stop(c)
+
+    def closes(self, c: Any) -> None:
+        """The worker is to end. What the users' pool has not begun another may begin at once: before Celery
+        forgets it.
+        """
+        c.controller.unpacker.stop()
+        c.controller.waiting.share_all(c.app)
+        c.on_close()
 
     def get_consumers(self, channel: Any) -> list[Any]:
         """Those that `start` made."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.acceptance.installation import TASKS, Installation, in_seconds, task
+from tests.acceptance.installation import READY_SECONDS, TASKS, Installation, in_seconds, task
 from tests.processes import Process, wait_until
 from tests.servers import RabbitMQ
 from triggers import queue_view
@@ -19,6 +20,14 @@ MANY = 100  # more than go out one by one
 
 def names(prefix: str) -> list[str]:
     return [f"{prefix}-{number}" for number in range(MANY)]
+
+
+def broker_of(broker: str, request: pytest.FixtureRequest) -> tuple[str, dict[str, str]]:
+    """Its URL, and the settings that belong to it."""
+    if broker == "redis":
+        return request.getfixturevalue("broker_url"), {}
+    rabbitmq: RabbitMQ = request.getfixturevalue("rabbitmq")
+    return rabbitmq.url(rabbitmq.create_virtual_host()), {"CELERY_QUEUE_TYPE": "quorum"}
 
 
 def left(installation: Installation) -> int:
@@ -44,13 +53,7 @@ def told(worker: Process, what: str) -> dict[str, int]:
 def test_each_task_of_a_burst_is_received_and_run_once_by_its_events_id(
     broker: str, pool: str, database: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    settings = {}
-    if broker == "redis":
-        broker_url = request.getfixturevalue("broker_url")
-    else:
-        rabbitmq: RabbitMQ = request.getfixturevalue("rabbitmq")
-        broker_url = rabbitmq.url(rabbitmq.create_virtual_host())
-        settings = {"CELERY_QUEUE_TYPE": "quorum"}
+    broker_url, settings = broker_of(broker, request)
     ran = tmp_path / "ran"
     url = request.getfixturevalue(database)
     with Installation(tmp_path, url, broker_url, **settings) as installation:
@@ -121,3 +124,50 @@ def test_a_crash_takes_no_result_of_the_task_before_along(
             crashes = target["task"].endswith("exit_at_once")
             event = installation.wait_for(f"crash-{number}", "failed" if crashes else "succeeded", 30)
             assert event.reason == ("lost" if crashes else None)
+
+
+# ------------------------------------------------------------------------------------ behind long ones
+
+LONG = 3  # tasks, on the four processes of two workers
+
+
+def behind_long_ones(installation: Installation, wanted: int, tmp_path: Path) -> None:
+    """Tasks that wait for a file, and as many short ones, so that all the short ones have to end."""
+    holds = task("wait_for_file", str(tmp_path / "go on"))
+    installation.create_many("behind", [holds] * LONG + [task("divide", 4, 2)] * wanted)
+    installation.tick()
+    names = [f"behind-{number}" for number in range(LONG, LONG + wanted)]
+    installation.wait_for_all(names, seconds=20)
+
+
+@pytest.mark.parametrize(("broker", "count"), [("redis", 20), ("redis", MANY), ("quorum", 20)])
+def test_no_task_waits_behind_long_ones_while_another_worker_is_idle(
+    broker: str, count: int, request: pytest.FixtureRequest, sqlite_url: str, tmp_path: Path
+) -> None:
+    """Celery gives each process of a pool a message more than it runs."""
+    url, settings = broker_of(broker, request)
+    with Installation(tmp_path, sqlite_url, url, **settings) as installation:
+        workers = [installation.worker_unready("-n", f"{name}@%h", name=name) for name in ("a", "b")]
+        for worker in workers:
+            worker.expect(" ready.", READY_SECONDS)
+        behind_long_ones(installation, count, tmp_path)
+        (tmp_path / "go on").touch()
+        installation.wait_for_all([f"behind-{number}" for number in range(LONG)])
+        assert {installation.event(f"behind-{number}").attempt for number in range(LONG + count)} == {1}
+
+
+def test_what_a_worker_that_is_to_end_has_not_begun_another_runs_at_once(
+    broker_url: str, sqlite_url: str, tmp_path: Path
+) -> None:
+    with Installation(tmp_path, sqlite_url, broker_url) as installation:
+        first = installation.worker("-n", "a@%h")
+        holds = task("wait_for_file", str(tmp_path / "go on"))
+        installation.create_many("stop", [holds] * 2 + [task("divide", 4, 2)] * 2)
+        installation.tick()
+        wait_until(lambda: first.output().count(" received") >= 6, 20, first.output)  # a tick, a batch, four
+        first.signal(signal.SIGTERM)
+        installation.worker("-n", "b@%h")
+        installation.wait_for_all(["stop-2", "stop-3"])
+        (tmp_path / "go on").touch()
+        assert first.wait(20) == 0
+        installation.wait_for_all(["stop-0", "stop-1"])

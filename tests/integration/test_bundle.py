@@ -233,9 +233,27 @@ def test_after_a_lost_connection_what_celery_dropped_goes_back(alone: list[str])
 
 
 def test_tasks_that_nobody_knows_here_are_all_refused() -> None:
-    consumer, unpacker, done = taken(40, unknown=True)
-    assert len(consumer.handed) == 40
+    consumer, unpacker, done = taken(16, unknown=True)
+    assert len(consumer.handed) == 16
     assert done == {"first": 1}
+    assert not unpacker.ahead
+
+
+def test_a_worker_that_ends_hands_back_what_it_has_not_handed_on(alone: list[str]) -> None:
+    _, unpacker, done = taken(5)
+    take(unpacker, done, "second", tasks(1, first=10))
+    unpacker.stop()
+    wait_until(lambda: len(alone) == 4, 10, lambda: str(alone))
+    assert sorted(alone) == ["id-10", "id-2", "id-3", "id-4"]
+    assert done == {"second": 1}
+
+
+def test_an_id_that_comes_twice_is_settled_twice() -> None:
+    consumer, unpacker, done = taken(1, processes=3)
+    take(unpacker, done, "second", tasks(1) * 2)
+    for index in range(3):
+        consumer.begin(index)
+    assert done == {"first": 1, "second": 1}
     assert not unpacker.ahead
 
 
@@ -247,6 +265,13 @@ def test_a_task_out_of_a_bundle_is_as_if_it_had_come_alone() -> None:
     assert json.loads(message.body) == json.loads(json.dumps(expected.body))
     assert message.delivery_info == {"exchange": "tasks", "routing_key": "tasks"}
     assert message.payload[0] == [0]
+
+
+def nested(levels: int) -> list[Any]:
+    made: list[Any] = []
+    for _ in range(levels):
+        made = [made]
+    return made
 
 
 @pytest.mark.parametrize(
@@ -263,6 +288,11 @@ def test_a_task_out_of_a_bundle_is_as_if_it_had_come_alone() -> None:
         [["name", [["id", None, [], {}]]], {}, {}],
         [["name", [["id", 40, {}, {}]]], {}, {}],
         [["name", [["id", 40, [], []]]], {}, {}],
+        [["name", []], {}, {}],
+        [["name", [["id", 40, [], {}]] * 17], {}, {}],
+        [["name", [["id", 10**400, [], {}]]], {}, {}],
+        [["name", [["id", -1, [], {}]]], {}, {}],
+        [["name", [["id", 40, nested(200), {}]]], {}, {}],
     ],
 )
 def test_a_malformed_bundle_is_refused(body: Any) -> None:

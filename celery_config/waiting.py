@@ -1,0 +1,88 @@
+"""Users' tasks that wait in a worker behind long ones: another worker may be idle, so it gets a copy.
+
+Celery takes one more message for each process of its pool, and keeps it however long that has to do. Which
+of the two begins wins the event, and the other does nothing; a copy makes no further copy.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from threading import Thread
+from typing import Any
+
+from celery import Celery
+from celery.worker import state
+
+from celery_config.bundle import OF_AN_EVENT, Packed, send
+
+LOOK_SECONDS = 0.5  # what waits when it is looked at and still does at the next look has a copy sent
+COPY = "triggerbeat_copy"  # a header
+
+log = logging.getLogger("triggerbeat.waiting")
+
+
+class Waiting:
+    """What has been seen to wait in this worker. On the thread of its loop."""
+
+    def __init__(self) -> None:
+        self.seen: set[str] = set()
+        self.timer: Any = None
+
+    def start(self, consumer: Any) -> None:
+        """Look from now on; the timers of a lost connection are gone."""
+        if self.timer is not None:
+            self.timer.cancel()
+        self.timer = consumer.hub.call_repeatedly(LOOK_SECONDS, self.look, consumer.app)
+
+    def look(self, app: Celery) -> None:
+        """Send a copy of what waited at the last look, too: once, and of no copy."""
+        waiting = {one.id: one for one in not_begun() if not one.message.headers.get(COPY)}
+        both_times = [waiting[id_] for id_ in self.seen & waiting.keys()]
+        share(app, both_times)
+        for request in both_times:
+            request.message.headers[COPY] = True
+        self.seen = set(waiting)
+
+    def share_all(self, app: Celery) -> None:
+        """The worker ends, and begins none of what waits. Copies that it has taken are lost with it."""
+        share(app, not_begun())
+
+
+def not_begun() -> list[Any]:
+    """Requests for events that the pool has not begun."""
+    return [
+        request
+        for request in state.reserved_requests
+        if request not in state.active_requests and request.message.headers.get("triggerbeat_event")
+    ]
+
+
+def share(app: Celery, requests: Iterable[Any]) -> None:
+    """Send copies; on a thread, since the broker may be slow."""
+    copies = [(request.name, packed(request), queue_of(request)) for request in requests]
+    if copies:
+        Thread(target=publish, args=(app, copies), daemon=True).start()
+
+
+def packed(request: Any) -> Packed:
+    """What a message says of a task."""
+    args, kwargs, _ = request.message.payload
+    return Packed(request.id, request.time_limits[0], args, kwargs)
+
+
+def queue_of(request: Any) -> str:
+    """Where the message came from."""
+    queue: str = request.message.delivery_info["routing_key"]
+    return queue
+
+
+def publish(app: Celery, copies: Sequence[tuple[str, Packed, str]]) -> None:
+    """Publish the copies; what cannot be sent is found by a tick."""
+    try:
+        with app.producer_or_acquire() as producer:
+            for name, task, queue in copies:
+                options = {"producer": producer, "queue": queue, "headers": OF_AN_EVENT | {COPY: True}}
+                send(app, name, [task], options)
+    except Exception as error:
+        log.error("cannot share tasks that wait, a tick sends them: %s: %s", type(error).__name__, error)

@@ -153,13 +153,21 @@ class Unpacker:
         back = [one for one in self.waiting if one[2] is bundle]
         if back:
             self.waiting = deque(one for one in self.waiting if one[2] is not bundle)
-            self.hand_back(back)
-            bundle.less(len(back))
+            self.hand_back(back, lambda: self.consumer.call_soon(bundle.less, len(back)))
 
-    def hand_back(self, tasks: Sequence[tuple[str, Packed, Bundle]]) -> None:
-        """Send tasks again, each alone; on a thread, since the broker may be slow."""
+    def hand_back(
+        self, tasks: Sequence[tuple[str, Packed, Bundle]], done: Callable[[], object] = lambda: None
+    ) -> None:
+        """Send tasks again, each alone; on a thread, since the broker may be slow. Then `done`: a bundle is
+        acknowledged after that, or a worker that ends in between would take its tasks along.
+        """
+
+        def work() -> None:
+            send_alone(self.consumer.app, tasks)
+            done()
+
         if tasks:
-            Thread(target=send_alone, args=(self.consumer.app, tasks), daemon=True).start()
+            Thread(target=work, daemon=True).start()
 
 
 def send_alone(app: Celery, tasks: Sequence[tuple[str, Packed, Bundle]]) -> None:

@@ -286,9 +286,11 @@ class EngineConsumer(bootsteps.ConsumerStep):
         """The worker is to end. What the users' pool has not begun another may begin at once: before Celery
         forgets it.
         """
-        c.controller.unpacker.stop()
-        c.controller.waiting.share_all(c.app)
-        c.on_close()
+        try:
+            c.controller.unpacker.stop()
+            c.controller.waiting.share_all(c.app)
+        finally:
+            c.on_close()
 
     def get_consumers(self, channel: Any) -> list[Any]:
         """Those that `start` made."""

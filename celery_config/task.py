@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from math import inf
 from typing import Any
 
 from celery import Task
@@ -124,7 +126,7 @@ class EventTask(Task):
         """Within an event: end the attempt; the trigger's `retry` decides. Else Celery's own."""
         if getattr(self.running, "job", None) is None:
             return super().retry(args, kwargs, exc=exc, **options)
-        raise RetryAsked(exc, options.get("countdown"))
+        raise RetryAsked(exc, seconds_of(options.get("countdown")))
 
     def update_state(self, task_id: Any = None, state: Any = None, meta: Any = None, **more: Any) -> None:
         """Within an event: `meta` is its progress. Passed on when there is a result backend."""
@@ -132,6 +134,15 @@ class EventTask(Task):
         if job is not None and task_id in (None, job.id):
             self.recorder.progressed(job, meta if meta is not None else {"state": state})
         super().update_state(task_id, state, meta, **more)
+
+
+def seconds_of(countdown: Any) -> float | None:
+    """A countdown as the user's code gave it; None, which leaves it to the policy, for what is none."""
+    try:
+        seconds = float(countdown.total_seconds() if isinstance(countdown, timedelta) else countdown)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return seconds if 0 <= seconds < inf else None
 
 
 def failure(error: BaseException) -> dict[str, str] | None:

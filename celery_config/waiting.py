@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from threading import Thread
 from typing import Any
 
@@ -51,16 +52,20 @@ class Waiting:
 
 def not_begun() -> list[Any]:
     """Requests for events that the pool has not begun."""
+    taken = list(state.requests.values())  # in one step: threads change it
     return [
         request
-        for request in state.reserved_requests
+        for request in taken
         if request not in state.active_requests and request.message.headers.get("triggerbeat_event")
     ]
 
 
 def share(app: Celery, requests: Iterable[Any]) -> None:
     """Send copies; on a thread, since the broker may be slow."""
-    copies = [(request.name, packed(request), queue_of(request)) for request in requests]
+    copies = []
+    for request in requests:
+        with suppress(TypeError, ValueError):  # somebody's message of another form
+            copies.append((request.name, packed(request), queue_of(request)))
     if copies:
         Thread(target=publish, args=(app, copies), daemon=True).start()
 

@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError
 
+from models.database import in_one_line, is_away
 from models.states import PLANNED, Change, Reason, Status
 from triggers import manage, retry
 from triggers.errors import Conflict, NotFound
@@ -293,26 +293,34 @@ def is_to_settle(done: Finish) -> bool:
 
 
 def record(write: Callable[[Sequence[Finished]], Finish], batch: Sequence[Finished]) -> list[Finish]:
-    """Write finished attempts; a result that the database refuses must not keep the others from being kept.
+    """Write finished attempts; one that cannot be written must not keep the others from being written.
 
-    Such a one is found by halving the batch, and its event ends without the result. Passes on what `write`
-    raises when the database is away.
+    Such a one is found by halving the batch, and its event ends without the result, or with its lease. Passes
+    on what `write` raises when the database is away.
     """
     try:
         return [write(batch)]
-    except (DataError, IntegrityError, ProgrammingError) as error:
-        if len(batch) > 1:
+    except Exception as error:
+        if is_away(error):
+            raise
+        if len(batch) != 1:
             half = len(batch) // 2
-            return record(write, batch[:half]) + record(write, batch[half:])
-        log.error("event=%s its result cannot be kept: %s", batch[0].job.id, error.orig)
-    return [write([without_result(one) for one in batch])]
+            return record(write, batch[:half]) + record(write, batch[half:]) if batch else []
+        log.error("event=%s its result cannot be kept: %s", batch[0].job.id, in_one_line(error))
+    try:
+        return [write([without_result(one) for one in batch])]
+    except Exception as error:
+        if is_away(error):
+            raise
+        log.error("event=%s its end cannot be recorded: %s", batch[0].job.id, in_one_line(error))
+        return []
 
 
 def without_result(one: Finished) -> Finished:
     """The attempt's end alone."""
     outcome = one.outcome
     error = outcome.error and {"type": "Unstorable", "message": "the error could not be kept"}
-    return one._replace(outcome=replace(outcome, result=None, error=error))
+    return one._replace(outcome=replace(outcome, result=None, error=error, retry_after=None))
 
 
 def not_ok(one: Finished) -> bool:

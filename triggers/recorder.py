@@ -80,51 +80,67 @@ class Recorder:
         self._waiting: list[Finished] = []
         self._progress: dict[str, tuple[int, str]] = {}
         self._unsettled: list[Finish] = []  # recorded, but for what it means for the trigger
+        self._hints: list[Hint] = []  # to be sent: retries that are near, and what was released
         self._work = threading.Event()
-        self._writing: AbstractContextManager[Any] = (
-            threading.Lock()
-        )  # of who has taken from these, and writes
+        # Held by who has taken from these, until it is written. Never while the broker is spoken to.
+        self._writing: AbstractContextManager[Any] = threading.Lock()
         self._busy = False
         self._written = -COLLECT_SECONDS
         self._thread: threading.Thread | None = None
 
     def begin(self, event_id: str, task: str) -> Job | None:
-        """Win the event for an attempt, as `begin`; before that, what earlier ones led to is on record."""
+        """Win the event for an attempt, as `begin`; before that, what earlier ones led to is on record, if it
+        can be. Should it not, this event is not to suffer for it.
+        """
         self._ensure_thread()
+        waiting: list[Finished] = []
         with self._writing:
-            self._busy = True
-            waiting = self._take()
             try:
-                if waiting:
-                    return self._end_and_begin(waiting, event_id, task)
-                return begin(self.database, event_id, task)
-            except BaseException:
-                self._put_back(waiting)  # the database is away: refused, should it be on record after all
-                raise
+                self._busy = True
+                waiting = self._take()
+                if len(waiting) == 1 and self._is_plain(waiting):
+                    return self._end_and_begin(waiting[0], event_id, task)
+                self._record_before(waiting)
             finally:
                 self._busy = False
+        return begin(self.database, event_id, task)
 
-    def _end_and_begin(self, waiting: Sequence[Finished], event_id: str, task: str) -> Job | None:
-        if len(waiting) > 1 or not self._is_plain(waiting):
+    def _record_before(self, waiting: Sequence[Finished]) -> None:
+        if not waiting:
+            return
+        try:
             deliver.record(self._write, waiting)
+        except BaseException as error:
+            self._put_back(waiting)
+            if not isinstance(error, Exception):
+                raise
+            log.warning("cannot record %d results, trying again: %s", len(waiting), in_one_line(error))
+
+    def _end_and_begin(self, one: Finished, event_id: str, task: str) -> Job | None:
+        try:
+            with self.database.statement() as connection:
+                now = self.database.given_now(connection)
+                done, ended, job = deliver.end_and_begin(connection, one, event_id, task, now)
+        except (DataError, IntegrityError, ProgrammingError):  # a result that cannot be kept
+            self._record_before([one])
             return begin(self.database, event_id, task)
-        with self.database.statement() as connection:
-            now = self.database.given_now(connection)
-            try:
-                done, ended, job = deliver.end_and_begin(connection, waiting[0], event_id, task, now)
-            except (DataError, IntegrityError, ProgrammingError):  # a result that cannot be kept
-                deliver.record(self._write, waiting)
-                return begin(self.database, event_id, task)
+        except BaseException:
+            self._put_back([one])  # the database is away; refused, should it be on record after all
+            raise
         self._written = time.monotonic()
         deliver.finished(done, ended)
-        if deliver.is_to_settle(done):
-            self._unsettled.append(done)
-            self._wake()
+        self._settle_later(done)
         if job is None:
             job = begin_after_a_look(self.database, event_id, task)
         if job is not None:
             deliver.started([job])
         return job
+
+    def _settle_later(self, done: Finish) -> None:
+        if deliver.is_to_settle(done):
+            with self._lock:
+                self._unsettled.append(done)
+            self._wake()
 
     def finished(self, one: Finished) -> None:
         """Take over the end of an attempt; it is recorded within milliseconds, or as soon as can be."""
@@ -171,12 +187,15 @@ class Recorder:
 
     def finish_now(self, one: Finished) -> Finish | None:
         """Record the end of an attempt before going on; None: the database is away, it is queued."""
+        self._ensure_thread()
         try:
-            return self._write([one])
+            done = self._write([one])
         except Exception as error:
             log.warning("event=%s cannot record its result yet: %s", one.job.id, in_one_line(error))
             self.finished(one)
             return None
+        self._send_hints()
+        return done
 
     def lost(self, event_id: str, attempt: int) -> None:
         """The process that ran this attempt died: judge it now, on a thread, unless it ended all the same."""
@@ -194,6 +213,7 @@ class Recorder:
             )
             return
         self._pass_on(done)
+        self._send_hints()
 
     def close(self, seconds: float) -> None:
         """Record what is left, for up to `seconds`."""
@@ -203,10 +223,10 @@ class Recorder:
 
     def _left(self) -> bool:
         """Whether anything is taken over and not recorded yet."""
-        return self._has_work() or self._busy
+        return self._has_work() or self._busy or self._has_work()  # it may move while this looks
 
     def _has_work(self) -> bool:
-        return bool(self._waiting or self._progress or self._unsettled)
+        return bool(self._waiting or self._progress or self._unsettled or self._hints)
 
     def _ensure_thread(self) -> None:
         with self._lock:
@@ -226,12 +246,13 @@ class Recorder:
                 time.sleep(PAUSE_SECONDS)
 
     def _write_waiting(self) -> bool:
-        """Record what waits now; whether the database let us."""
+        """Record what waits now; whether the database let us. Then send what came of it."""
+        waiting: list[Finished] = []
         with self._writing:
-            self._work.clear()
-            self._busy = True  # said before it is taken
-            waiting = self._take()
             try:
+                self._work.clear()
+                self._busy = True
+                waiting = self._take()
                 if waiting or self._progress:
                     deliver.record(self._write, waiting)
                 while self._unsettled:
@@ -244,6 +265,7 @@ class Recorder:
             finally:
                 self._busy = False
             self._written = time.monotonic()
+        self._send_hints()
         if self._waiting:
             self._wake()
         return True
@@ -267,9 +289,17 @@ class Recorder:
         return done
 
     def _pass_on(self, done: Finish) -> None:
-        """Dispatch the retries that are near, and what was released."""
+        """Have the retries that are near, and what was released, sent."""
         hints = [Hint(job.id, due, job.target_type, job.name) for job, due in done.again]
         hints += [Hint(*released) for released in done.released]
+        if hints:
+            with self._lock:
+                self._hints += hints
+            self._wake()
+
+    def _send_hints(self) -> None:
+        with self._lock:
+            hints, self._hints = self._hints, []
         if hints:
             self.dispatch(hints)
 
@@ -280,8 +310,7 @@ class Recorder:
             done, now = deliver.succeed(connection, batch, self.database.given_now(connection))
         if now is not None:
             deliver.finished(done, now)
-        if deliver.is_to_settle(done):
-            self._settle(done)
+        self._settle_later(done)
         return done
 
     def _settle(self, done: Finish) -> None:

@@ -167,14 +167,14 @@ def test_a_success_ends_a_row_of_failures(world: World, recorder: Recorder, when
     if when == "meanwhile":
         world.change(Trigger, consecutive_failures=2)
     assert recorder.finish_now(Finished(job, DONE)) is not None
-    assert world.trigger().consecutive_failures == 0
+    wait_until(lambda: world.trigger().consecutive_failures == 0, message="the row of failures ends")
 
 
 def test_the_last_success_completes_the_trigger(world: World, recorder: Recorder) -> None:
     job = begin(world.database, planned(world), ADD)
     assert job is not None
     assert recorder.finish_now(Finished(job, DONE)) is not None
-    assert world.trigger().state == "completed"
+    wait_until(lambda: world.trigger().state == "completed", message="the trigger is complete")
 
 
 def test_progress_is_recorded_before_the_end(world: World, recorder: Recorder) -> None:
@@ -258,6 +258,34 @@ def test_a_last_success_completes_its_trigger_soon(world: World, unhurried: Reco
     assert states.pop(done.trigger_id) == "completed"
     assert set(states.values()) == {"active"}
     assert not unhurried._left()
+
+
+def test_an_end_that_nobody_can_judge_holds_up_no_other(world: World, unhurried: Recorder) -> None:
+    """What the user's code asked for is no number; the event is tried again by its policy."""
+    first, second = in_a_row(world, 2)
+    strange: Any = "ten seconds"
+    unhurried.finished(Finished(begun(unhurried, first), Outcome(False, retry_after=strange)))
+    begun(unhurried, second)
+    assert fates(world) == {first: ("pending", None), second: ("running", None)}
+    assert not unhurried._waiting
+
+
+def test_an_end_that_cannot_be_recorded_yet_holds_up_no_other(
+    world: World, unhurried: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = in_a_row(world, 2)
+    failed = Outcome(False, error={"type": "ValueError", "message": ""})
+    unhurried.finished(Finished(begun(unhurried, first), failed))
+
+    def locked(batch: Any) -> Any:
+        raise OperationalError("UPDATE", None, Exception("the trigger's row is locked"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(unhurried, "_write", locked)
+        begun(unhurried, second)
+    assert fates(world) == {first: ("running", None), second: ("running", None)}
+    assert unhurried._write_waiting()
+    assert fates(world)[first] == ("pending", None)
 
 
 def test_what_cannot_be_recorded_before_is_kept_and_nothing_begins(postgres_world: World) -> None:

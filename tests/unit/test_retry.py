@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from celery_config.task import seconds_of
 from models.states import Reason, Status
 from triggers.retry import SPREAD, Decision, decide, decide_lost, wait_seconds
 from triggers.targets import Outcome
@@ -161,3 +164,23 @@ def test_the_next_attempt_is_due_after_exactly_that_wait(
     rule = retry(101, least, most)
     made = decide(FAILED, attempt, rule, NOW, chance)
     assert made.due_at == NOW + timedelta(seconds=wait_seconds(attempt, rule, chance))
+
+
+@pytest.mark.parametrize(
+    ("countdown", "seconds"),
+    [
+        (None, None),
+        (3, 3.0),
+        ("10", 10.0),
+        (Decimal("0.5"), 0.5),
+        (timedelta(minutes=1), 60.0),
+        ("ten", None),
+        (-1, None),
+        (float("nan"), None),
+        (float("inf"), None),
+        (10**400, None),
+        ([1], None),
+    ],
+)
+def test_a_countdown_that_is_none_leaves_it_to_the_policy(countdown: Any, seconds: float | None) -> None:
+    assert seconds_of(countdown) == seconds

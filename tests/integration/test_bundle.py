@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -13,33 +12,19 @@ from typing import Any
 import pytest
 from celery import Celery
 from celery.exceptions import InvalidTaskError
-from kombu import Message, pools
+from kombu import Message
 
 from celery_config import bundle
-from celery_config.broker import options
 from celery_config.bundle import Bundle, Packed, Unpacker
 from celery_config.dispatch import NAMED, publish_tasks
+from tests.integration import test_dispatch
 from tests.processes import wait_until
-from triggers.settings import Settings
 from triggers.store.delivery import Job
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
-QUEUES = ("tasks", "more")
+QUEUES = test_dispatch.TASKS
 
-
-@pytest.fixture(params=["redis", "classic", "quorum"])
-def app(request: pytest.FixtureRequest) -> Iterator[Celery]:
-    redis = request.param == "redis"
-    settings = Settings(
-        celery_broker_url=request.getfixturevalue("broker_url" if redis else "rabbitmq_url"),
-        celery_queue_type="classic" if redis else request.param,
-        celery_queues=QUEUES,
-    )
-    made = Celery("tests", set_as_current=False)
-    made.conf.update(options(settings), task_serializer="json")
-    with closing(made):
-        yield made
-        pools.reset()
+app = test_dispatch.app
 
 
 def job(number: int, task: str = "users.task", queue: str | None = None) -> Job:

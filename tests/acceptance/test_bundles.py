@@ -113,7 +113,7 @@ def test_a_crash_takes_no_result_of_the_task_before_along(
     database: str, broker_url: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     """In the same process, a moment after that one has ended."""
-    targets = [task("exit_at_once") if number % 4 == 3 else task("divide", 4, 2) for number in range(12)]
+    targets = [task("exit_at_once") if number % 4 == 3 else task("divide", 4, 2) for number in range(8)]
     with Installation(tmp_path, request.getfixturevalue(database), broker_url) as installation:
         installation.worker("--concurrency=1")
         installation.create_many(

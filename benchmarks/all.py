@@ -28,7 +28,6 @@ from benchmarks import (
     memory,
     next_occurrence,
     performance,
-    workers,
 )
 from benchmarks.neighbours import __main__ as neighbours
 
@@ -54,7 +53,6 @@ QUICK: dict[str, list[str]] = {
     "isolation": ["--seconds", "10", "--triggers", "20", "--cases", "alone,hanging"],
     "lateness": ["--cases", "100,seconds", "--seconds", "10", "--minute", "10", "--spread", "600"],
     "memory": ["--count", "2000"],
-    "workers": ["--workers", "1,2", "--log", "5000", "--tasks", "300"],
     "neighbours": ["--counts", "200", "--cut", "10"],
 }
 MEASURES = {
@@ -67,7 +65,6 @@ MEASURES = {
     "isolation": isolation.main,
     "lateness": lateness.main,
     "memory": memory.main,
-    "workers": workers.main,
     "neighbours": neighbours.main,
 }
 

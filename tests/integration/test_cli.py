@@ -368,7 +368,7 @@ def test_apply_creates_many_with_as_many_statements_as_one(
         text = terminal("apply", "-f", write({"triggers": many}))
         assert text.splitlines()[-1] == f"{number} created, 0 edited, 0 unchanged"
         numbers.append(len(executed))
-    assert numbers[0] == numbers[1] > 1
+    assert numbers[0] == numbers[1] > 0  # what stores is for the driver itself on PostgreSQL
 
 
 @pytest.mark.parametrize(

@@ -279,9 +279,11 @@ def zones_read_anew() -> Iterator[None]:
     """What is remembered of zones is forgotten, before and after."""
     zones.zone.cache_clear()
     forget_schedules()
-    yield
-    zones.zone.cache_clear()
-    forget_schedules()
+    try:
+        yield
+    finally:
+        zones.zone.cache_clear()
+        forget_schedules()
 
 
 def fold_ignored() -> Patches:

@@ -14,7 +14,7 @@ from tests.simulation.mutants import MUTANTS, RARE, broken
 from tests.simulation.run import Simulation, simulation
 
 SEEDS = 100
-MUTANT_SEEDS = 80  # among which a mutant must be found; mostly it is one of the first four, `fold_ignored` takes 42
+MUTANT_SEEDS = 80  # among which a mutant must be found; mostly one of the first four, `fold_ignored` takes 42
 ROOT = Path(__file__).parents[2]
 DIGEST = """
 from tests.simulation.run import simulation

@@ -41,7 +41,7 @@ FULL: dict[str, list[str]] = {
     "isolation": ["--cases", "alone,catch-up,hanging", "--seconds", "15", "--databases", "postgresql"],
     "lateness": ["--cases", "seconds,instants", "--databases", "postgresql"],
     "memory": ["--databases", "postgresql"],
-    "neighbours": ["--counts", "10000,100000", "--brief"],
+    "neighbours": ["--counts", "1000,10000,100000", "--brief"],
 }
 QUICK: dict[str, list[str]] = {
     "next_occurrence": [],

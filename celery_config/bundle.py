@@ -16,16 +16,14 @@ from threading import Thread
 from typing import Any, NamedTuple
 
 from celery import Celery
-from celery.exceptions import InvalidTaskError
 from kombu import Message
 
 from celery_config.broker import PREFIX
+from celery_config.guard import check_time_limits, guarded
 
 TASK = PREFIX + "run_tasks"
 MOST = 16  # tasks in a bundle: each costs a sixteenth of a message, and a pool ends them in a moment
 PATIENCE_SECONDS = 0.5  # until what a worker has no room for goes back
-LONGEST_SECONDS = 10 * 365 * 86_400  # of a time limit
-DEEPEST = 100  # levels of what is handed to the pool; a trigger has at most 64
 LEAST_AHEAD = 2  # tasks that wait in the pool for a free process
 OF_AN_EVENT = {"triggerbeat_event": True}  # a header of such a task
 
@@ -57,6 +55,7 @@ class Bundle:
 
     def __init__(self, message: Message, left: int, acknowledge: Callable[[], None]) -> None:
         self.delivery_info = message.delivery_info
+        self.queue: str = message.delivery_info["routing_key"]
         self.origin = message.headers.get("origin")
         self.left = left
         self.acknowledge = acknowledge
@@ -163,21 +162,23 @@ class Unpacker:
         """
 
         def work() -> None:
-            send_alone(self.consumer.app, tasks)
+            send_alone(self.consumer.app, [(name, task, bundle.queue) for name, task, bundle in tasks])
             done()
 
         if tasks:
             Thread(target=work, daemon=True).start()
 
 
-def send_alone(app: Celery, tasks: Sequence[tuple[str, Packed, Bundle]]) -> None:
-    """Publish tasks in messages of their own; what cannot be sent is found by the next tick."""
+def send_alone(
+    app: Celery, tasks: Iterable[tuple[str, Packed, str]], headers: dict[str, Any] = OF_AN_EVENT
+) -> None:
+    """Publish tasks (name, task, queue) in messages of their own; what cannot be sent is found by a tick."""
     try:
         with app.producer_or_acquire() as producer:
-            for name, task, bundle in tasks:
-                send(app, name, [task], {"producer": producer, "queue": bundle.delivery_info["routing_key"]})
+            for name, task, queue in tasks:
+                send(app, name, [task], {"producer": producer, "queue": queue, "headers": headers})
     except Exception as error:
-        log.error("cannot hand tasks back, a tick sends them: %s: %s", type(error).__name__, error)
+        log.error("cannot send tasks again, a tick does: %s: %s", type(error).__name__, error)
 
 
 def strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Any:
@@ -188,51 +189,23 @@ def strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Any:
         bundle = Bundle(message, len(tasks), lambda: message.ack_log_error(log, consumer.connection_errors))
         consumer.controller.unpacker.take(name, tasks, bundle)
 
-    return handler
+    return guarded(handler)
 
 
 def opened(message: Message) -> tuple[str, list[Packed]]:
-    """What is in a bundle. Raises InvalidTaskError, since anybody may leave a message."""
-    try:
-        (name, packed), _, _ = message.decode()
-        tasks = [Packed(*one) for one in packed]
-        if not isinstance(name, str) or not 0 < len(tasks) <= MOST:
-            raise ValueError(f"a task's name and 1 to {MOST} tasks expected")
-        for task in tasks:
-            check(task)
-    except Exception as error:
-        raise InvalidTaskError(f"malformed bundle: {type(error).__name__}: {error}") from error
+    """What is in a bundle. Raises all sorts of things, since anybody may leave a message."""
+    (name, packed), _, _ = message.payload
+    tasks = [Packed(*one) for one in packed]
+    if not isinstance(name, str) or not 0 < len(tasks) <= MOST:
+        raise ValueError(f"a task's name and 1 to {MOST} tasks expected")
+    for task in tasks:
+        check(task)
     return name, tasks
 
 
 def check(task: Packed) -> None:
-    """Raise for what cannot be a task: Celery's pool would end with it."""
+    """Raise for what cannot be a task."""
     for member, kind in zip(task, (str, int, list, dict), strict=True):
         if not isinstance(member, kind):
             raise TypeError(f"{kind.__name__} expected")
     check_time_limits([task.time_limit])
-    check_depth([task.args, task.kwargs])
-
-
-def check_time_limits(limits: Iterable[Any]) -> None:
-    """Raise for what is no number of seconds: it would end the thread that counts them."""
-    for limit in limits:
-        if limit is not None and not (isinstance(limit, int | float) and 0 <= limit <= LONGEST_SECONDS):
-            raise ValueError(f"time limits are numbers from 0 to {LONGEST_SECONDS:,}")
-
-
-def check_depth(value: Any) -> None:
-    """Raise for what is nested too deep to be handed to another process."""
-    level = [value]
-    for _ in range(DEEPEST):
-        level = [inner for outer in level for inner in inside(outer)]
-        if not level:
-            return
-    raise ValueError(f"nested more than {DEEPEST} levels deep")
-
-
-def inside(value: Any) -> Iterable[Any]:
-    """What a JSON value holds."""
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()

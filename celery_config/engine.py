@@ -22,15 +22,15 @@ from typing import Any
 from celery import bootsteps, signals
 from celery.concurrency import solo
 from celery.concurrency.base import apply_target
-from celery.exceptions import InvalidTaskError, WorkerTerminate
+from celery.exceptions import WorkerTerminate
 from celery.platforms import EX_FAILURE
 from celery.worker.control import inspect_command
 from celery.worker.strategy import default
 from kombu import Consumer
-from kombu.exceptions import ContentDisallowed, DecodeError
 
 from celery_config.broker import OURS
-from celery_config.bundle import Unpacker, check_depth, check_time_limits
+from celery_config.bundle import Unpacker
+from celery_config.guard import guarded
 from celery_config.waiting import Waiting
 
 THREADS = 8
@@ -147,22 +147,6 @@ class EngineSide:
     def on_task_request(self, request: Any) -> None:
         """Begin at once."""
         request.execute_using_pool(self.pool)
-
-
-def guarded(handle: Callable[..., Any]) -> Callable[..., Any]:
-    """A malformed message is reported and rejected. Celery would die of it, worker after worker."""
-
-    def handler(message: Any, *arguments: Any, **options: Any) -> Any:
-        try:
-            check_time_limits(message.headers.get("timelimit") or ())
-            check_depth([message.headers, message.payload])
-            return handle(message, *arguments, **options)
-        except (InvalidTaskError, ContentDisallowed, DecodeError):
-            raise
-        except Exception as error:
-            raise InvalidTaskError(f"malformed message: {type(error).__name__}: {error}") from error
-
-    return handler
 
 
 def strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Any:

@@ -6,8 +6,7 @@ of the two begins wins the event, and the other does nothing; a copy makes no fu
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from threading import Thread
 from typing import Any
@@ -15,12 +14,10 @@ from typing import Any
 from celery import Celery
 from celery.worker import state
 
-from celery_config.bundle import OF_AN_EVENT, Packed, send
+from celery_config.bundle import OF_AN_EVENT, Packed, send_alone
 
 LOOK_SECONDS = 0.5  # what waits when it is looked at and still does at the next look has a copy sent
 COPY = "triggerbeat_copy"  # a header
-
-log = logging.getLogger("triggerbeat.waiting")
 
 
 class Waiting:
@@ -67,7 +64,7 @@ def share(app: Celery, requests: Iterable[Any]) -> None:
         with suppress(TypeError, ValueError):  # somebody's message of another form
             copies.append((request.name, packed(request), queue_of(request)))
     if copies:
-        Thread(target=publish, args=(app, copies), daemon=True).start()
+        Thread(target=send_alone, args=(app, copies, OF_AN_EVENT | {COPY: True}), daemon=True).start()
 
 
 def packed(request: Any) -> Packed:
@@ -80,14 +77,3 @@ def queue_of(request: Any) -> str:
     """Where the message came from."""
     queue: str = request.message.delivery_info["routing_key"]
     return queue
-
-
-def publish(app: Celery, copies: Sequence[tuple[str, Packed, str]]) -> None:
-    """Publish the copies; what cannot be sent is found by a tick."""
-    try:
-        with app.producer_or_acquire() as producer:
-            for name, task, queue in copies:
-                options = {"producer": producer, "queue": queue, "headers": OF_AN_EVENT | {COPY: True}}
-                send(app, name, [task], options)
-    except Exception as error:
-        log.error("cannot share tasks that wait, a tick sends them: %s: %s", type(error).__name__, error)

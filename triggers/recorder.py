@@ -93,7 +93,6 @@ class Recorder:
         can be. Should it not, this event is not to suffer for it.
         """
         self._ensure_thread()
-        waiting: list[Finished] = []
         with self._writing:
             try:
                 self._busy = True

@@ -281,9 +281,25 @@ def nested(levels: int) -> list[Any]:
     ],
 )
 def test_a_malformed_bundle_is_refused(body: Any) -> None:
-    handler = bundle.strategy(None, None, Consumer())
+    with pytest.raises(InvalidTaskError, match="malformed message: (Type|Value)Error"):
+        opened(body)
+
+
+def test_a_bundle_is_handed_to_the_unpacker() -> None:
+    (name, tasks, _bundle), *more = opened([["name", [["id", 40, [1], {"a": 2}]]], {}, {}])
+    assert (name, tasks) == ("name", [Packed("id", 40, [1], {"a": 2})])
+    assert not more
+
+
+def opened(body: Any) -> list[tuple[Any, ...]]:
+    """With what a worker's unpacker is called for such a message."""
+    taken: list[tuple[Any, ...]] = []
+    unpacker = SimpleNamespace(take=lambda *arguments: taken.append(arguments))
+    consumer = SimpleNamespace(controller=SimpleNamespace(unpacker=unpacker), connection_errors=())
+    text, accepted = json.dumps(body), {"application/json"}
     message = Message(
-        json.dumps(body), content_type="application/json", content_encoding="utf-8", accept={"application/json"}
-    )
-    with pytest.raises(InvalidTaskError, match="malformed message"):
-        handler(message, None, None, None, [])
+        text, content_type="application/json", content_encoding="utf-8", accept=accepted,
+        delivery_info={"routing_key": "tasks"},
+    )  # fmt: skip
+    bundle.strategy(None, None, consumer)(message, None, None, None, [])
+    return taken

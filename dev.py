@@ -39,6 +39,8 @@ LINTERS = [
     ["lint-imports", "--no-logo"],
     ["mypy"],
 ]
+# Most tests wait most of the time, for processes that start or for an instant. By file, whose tests share servers.
+SIDE_BY_SIDE = ["--numprocesses=2", "--dist=loadfile"]
 MADE_HERE = ["build", "dist", "results", "triggerbeat.egg-info", ".hypothesis", ".schemathesis"]
 MADE_HERE += [".benchmarks", ".import_linter_cache", ".mypy_cache", ".pytest_cache", ".ruff_cache"]
 
@@ -130,7 +132,7 @@ def run(arguments: list[str]) -> int:
 def test(arguments: list[str]) -> int:
     """run all tests; ARGS='-k cron' passes options to pytest"""
     install("test")
-    _become("pytest", *arguments)
+    _become("pytest", *(arguments or SIDE_BY_SIDE))
 
 
 def lint(arguments: list[str]) -> int:
@@ -144,7 +146,7 @@ def check(arguments: list[str]) -> int:
     found = lint([])
     if found:
         print("\nThe linters above found something; the tests run all the same.", flush=True)
-    return max(found, _call("pytest", *arguments))
+    return max(found, _call("pytest", *(arguments or SIDE_BY_SIDE)))
 
 
 def bench(arguments: list[str]) -> int:

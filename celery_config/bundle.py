@@ -183,13 +183,14 @@ def send_alone(
 
 def strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Any:
     """Celery's strategy for bundles: acknowledged as Celery does, when their tasks are begun."""
+    open_ = guarded(opened)
 
     def handler(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **more: Any) -> None:
-        name, tasks = opened(message)
+        name, tasks = open_(message)
         bundle = Bundle(message, len(tasks), lambda: message.ack_log_error(log, consumer.connection_errors))
         consumer.controller.unpacker.take(name, tasks, bundle)
 
-    return guarded(handler)
+    return handler
 
 
 def opened(message: Message) -> tuple[str, list[Packed]]:

@@ -1,4 +1,4 @@
-"""Anybody may leave a message in a queue: what Celery, or its pool, would die of is turned away at the door."""
+"""Anybody may leave a message in a queue: what Celery or its pool would die of is turned away at the door."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DEEPEST = 100  # levels of what is handed to the pool; a trigger has at most 64
 
 
 def guarded(handle: Callable[..., Any]) -> Callable[..., Any]:
-    """A strategy's handler, for which a malformed message is reported and rejected. Celery would die of it,
+    """What a strategy does with a message: a malformed one is reported and rejected. Celery would die of it,
     worker after worker.
     """
 

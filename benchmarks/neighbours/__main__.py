@@ -31,6 +31,7 @@ INSTALLING = 3  # environments at a time
 REPEAT = 3  # where a bound of ours rests on it
 FAST_SECONDS = 30.0  # and a run takes no longer
 BRIEF_CUT_SECONDS = 20.0  # where none does, with `--brief`
+BRIEF_SECONDS = 5.0  # and where its rate at the count before says that it would take longer, it is left out
 
 
 class Measured:
@@ -62,7 +63,7 @@ class Measured:
         for count in self.counts:
             brief = self.brief and not is_judged(name, count)
             cut = min(self.cut, BRIEF_CUT_SECONDS) if brief else self.cut
-            if brief and rate * self.cut < count:
+            if brief and rate * BRIEF_SECONDS < count:
                 continue
             try:
                 outcomes = repeated(name, run, count, cut)

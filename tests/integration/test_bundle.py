@@ -281,7 +281,7 @@ def nested(levels: int) -> list[Any]:
     ],
 )
 def test_a_malformed_bundle_is_refused(body: Any) -> None:
-    with pytest.raises(InvalidTaskError, match="malformed message: (Type|Value)Error"):
+    with pytest.raises(InvalidTaskError, match=r"malformed message: (Type|Value)Error"):
         opened(body)
 
 

@@ -31,7 +31,7 @@ from kombu import Consumer
 from celery_config.broker import OURS
 from celery_config.bundle import Unpacker
 from celery_config.guard import guarded
-from celery_config.waiting import Waiting
+from celery_config.waiting import Waiting, let_begin
 
 THREADS = 8
 PREFETCH = 8  # messages that wait in this process; the others are left for other workers
@@ -248,6 +248,7 @@ class EngineConsumer(bootsteps.ConsumerStep):
             c.controller.waiting.start(c)
         c.controller.unpacker.start(c)
         c.blueprint.on_close = partial(self.closes, c)
+        c.on_close = partial(self.forgets, c)
         queue = c.app.amqp.queues.consume_from.get(OURS)
         if queue is None:
             return
@@ -272,9 +273,17 @@ class EngineConsumer(bootsteps.ConsumerStep):
         """
         try:
             c.controller.unpacker.stop()
+            let_begin(c.pool)
             c.controller.waiting.share_all(c.app)
         finally:
             c.on_close()
+
+    def forgets(self, c: Any) -> None:
+        """The connection is lost, or the worker is to end: Celery forgets what it has taken and not begun."""
+        try:
+            let_begin(c.pool)
+        finally:
+            type(c).on_close(c)
 
     def get_consumers(self, channel: Any) -> list[Any]:
         """Those that `start` made."""

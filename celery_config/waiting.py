@@ -6,18 +6,22 @@ of the two begins wins the event, and the other does nothing; a copy makes no fu
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from contextlib import suppress
+from multiprocessing.connection import wait
 from threading import Thread
 from typing import Any
 
 from celery import Celery
+from celery.concurrency.prefork import TaskPool
 from celery.worker import state
 
 from celery_config.bundle import OF_AN_EVENT, Packed, send_alone
 
 LOOK_SECONDS = 0.5  # what waits when it is looked at and still does at the next look has a copy sent
 COPY = "triggerbeat_copy"  # a header
+BEGIN_SECONDS = 1.0  # for a pool process to say that it has begun
 
 
 class Waiting:
@@ -45,6 +49,23 @@ class Waiting:
     def share_all(self, app: Celery) -> None:
         """The worker ends, and begins none of what waits. Copies that it has taken are lost with it."""
         share(app, not_begun())
+
+
+def let_begin(pool: Any) -> None:
+    """Hear from the pool's processes what they have begun, before Celery forgets what has not.
+
+    A process whose task is forgotten waits half a minute at its end for the result to be read, and a worker
+    that is to stop waits for it: under load, each time.
+    """
+    if not isinstance(pool, TaskPool):
+        return
+    processes, end = pool._pool, time.monotonic() + BEGIN_SECONDS
+    while handed := [job for job in processes._cache.values() if job._write_to and not job._accepted]:
+        readable = wait([job._write_to.outqR_fd for job in handed], max(0.0, end - time.monotonic()))
+        if not readable:
+            return
+        for fd in readable:
+            processes.handle_result_event(fd)
 
 
 def not_begun() -> list[Any]:

@@ -164,10 +164,39 @@ def test_what_a_worker_that_is_to_end_has_not_begun_another_runs_at_once(
         holds = task("wait_for_file", str(tmp_path / "go on"))
         installation.create_many("stop", [holds] * 2 + [task("divide", 4, 2)] * 2)
         installation.tick()
-        wait_until(lambda: first.output().count(" received") >= 6, 20, first.output)  # a tick, a batch, four
+        wait_until(lambda: users_tasks_received(first) == 4, 20, first.output)
         first.signal(signal.SIGTERM)
         installation.worker("-n", "b@%h")
         installation.wait_for_all(["stop-2", "stop-3"])
         (tmp_path / "go on").touch()
         assert first.wait(20) == 0
         installation.wait_for_all(["stop-0", "stop-1"])
+
+
+def users_tasks_received(worker: Process) -> int:
+    """How many users' tasks a worker has taken."""
+    lines = [line for line in worker.output().splitlines() if line.endswith(" received")]
+    return sum("celery_worker" not in line for line in lines)
+
+
+def test_a_worker_that_is_stopped_while_it_takes_a_task_waits_for_the_task_alone(
+    broker_url: str, sqlite_url: str, tmp_path: Path
+) -> None:
+    """Of what a process had just begun Celery forgot that it is there, and half a minute was added."""
+    with Installation(tmp_path, sqlite_url, broker_url) as installation:
+        workers = [installation.worker_unready("-n", f"{name}@%h", name=name) for name in "abcd"]
+        for worker in workers:
+            worker.expect(" ready.", READY_SECONDS)
+        installation.create_many("held", [task("wait_for_file", str(tmp_path / "go on"))] * 2 * len(workers))
+        installation.tick()
+        left = list(workers)
+        while left:
+            wait_until(lambda: any(map(users_tasks_received, left)), 20, poll_seconds=0.001)
+            for worker in [one for one in left if users_tasks_received(one)]:
+                worker.signal(signal.SIGTERM)
+                left.remove(worker)
+        for worker in workers:
+            worker.expect("Warm shutdown", 20)
+        (tmp_path / "go on").touch()
+        for worker in workers:
+            assert worker.wait(20) == 0

@@ -39,8 +39,8 @@ LINTERS = [
     ["lint-imports", "--no-logo"],
     ["mypy"],
 ]
-# Most tests wait most of the time, for processes that start or for an instant. By file, whose tests share servers.
-SIDE_BY_SIDE = ["--numprocesses=2", "--dist=loadfile"]
+# Most tests wait most of the time, for a process or for an instant. By file, whose tests share servers.
+SIDE_BY_SIDE = ["--numprocesses=2", "--dist=loadfile", "--max-worker-restart=0"]
 MADE_HERE = ["build", "dist", "results", "triggerbeat.egg-info", ".hypothesis", ".schemathesis"]
 MADE_HERE += [".benchmarks", ".import_linter_cache", ".mypy_cache", ".pytest_cache", ".ruff_cache"]
 

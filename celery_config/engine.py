@@ -248,7 +248,6 @@ class EngineConsumer(bootsteps.ConsumerStep):
             c.controller.waiting.start(c)
         c.controller.unpacker.start(c)
         c.blueprint.on_close = partial(self.closes, c)
-        c.on_close = partial(self.forgets, c)
         queue = c.app.amqp.queues.consume_from.get(OURS)
         if queue is None:
             return
@@ -277,13 +276,6 @@ class EngineConsumer(bootsteps.ConsumerStep):
             c.controller.waiting.share_all(c.app)
         finally:
             c.on_close()
-
-    def forgets(self, c: Any) -> None:
-        """The connection is lost, or the worker is to end: Celery forgets what it has taken and not begun."""
-        try:
-            let_begin(c.pool)
-        finally:
-            type(c).on_close(c)
 
     def get_consumers(self, channel: Any) -> list[Any]:
         """Those that `start` made."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from celery.exceptions import InvalidTaskError
-from kombu.exceptions import ContentDisallowed, DecodeError
+from kombu.exceptions import ContentDisallowed
 
 LONGEST_SECONDS = 10 * 365 * 86_400  # of a time limit
 DEEPEST = 100  # levels of what is handed to the pool; a trigger has at most 64
@@ -19,15 +19,26 @@ def guarded(handle: Callable[..., Any]) -> Callable[..., Any]:
 
     def handler(message: Any, *arguments: Any, **options: Any) -> Any:
         try:
-            check_time_limits(message.headers.get("timelimit") or ())
+            check_headers(message.headers)
             check_depth([message.headers, message.payload])
             return handle(message, *arguments, **options)
-        except (InvalidTaskError, ContentDisallowed, DecodeError):
+        except (InvalidTaskError, ContentDisallowed):
             raise
         except Exception as error:
             raise InvalidTaskError(f"malformed message: {type(error).__name__}: {error}") from error
 
     return handler
+
+
+def check_headers(headers: Mapping[str, Any]) -> None:
+    """Raise for headers that Celery takes apart when the task's turn has come, in the worker's loop."""
+    limits = headers.get("timelimit") or [None, None]
+    if not isinstance(limits, list) or len(limits) != 2:
+        raise ValueError("timelimit is a list of two")
+    check_time_limits(limits)
+    for name, kind in (("stamped_headers", list), ("stamps", dict)):
+        if not isinstance(headers.get(name) or kind(), kind):
+            raise TypeError(f"{name} is a {kind.__name__}")
 
 
 def check_time_limits(limits: Iterable[Any]) -> None:

@@ -6,15 +6,17 @@ of the two begins wins the event, and the other does nothing; a copy makes no fu
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from inspect import isgenerator
 from multiprocessing.connection import wait
 from threading import Thread
 from typing import Any
 
 from celery import Celery
-from celery.concurrency.prefork import TaskPool
+from celery.concurrency.asynpool import AsynPool
 from celery.worker import state
 
 from celery_config.bundle import OF_AN_EVENT, Packed, send_alone
@@ -22,6 +24,8 @@ from celery_config.bundle import OF_AN_EVENT, Packed, send_alone
 LOOK_SECONDS = 0.5  # what waits when it is looked at and still does at the next look has a copy sent
 COPY = "triggerbeat_copy"  # a header
 BEGIN_SECONDS = 1.0  # for a pool process to say that it has begun
+
+log = logging.getLogger("triggerbeat.waiting")
 
 
 class Waiting:
@@ -55,17 +59,32 @@ def let_begin(pool: Any) -> None:
     """Hear from the pool's processes what they have begun, before Celery forgets what has not.
 
     A process whose task is forgotten waits half a minute at its end for the result to be read, and a worker
-    that is to stop waits for it: under load, each time.
+    that is to stop waits for it.
     """
-    if not isinstance(pool, TaskPool):
+    processes = getattr(pool, "_pool", None)  # none after a cold shutdown; the solo pool has none
+    if not isinstance(processes, AsynPool):
         return
-    processes, end = pool._pool, time.monotonic() + BEGIN_SECONDS
-    while handed := [job for job in processes._cache.values() if job._write_to and not job._accepted]:
-        readable = wait([job._write_to.outqR_fd for job in handed], max(0.0, end - time.monotonic()))
-        if not readable:
-            return
-        for fd in readable:
-            processes.handle_result_event(fd)
+    end = time.monotonic() + BEGIN_SECONDS
+    try:
+        while (pipes := unheard(processes)) and (left := end - time.monotonic()) > 0:
+            for pipe in wait(pipes, left):
+                processes.handle_result_event(pipe)
+    except Exception as error:  # these are inner parts of Celery's; the worker is to stop all the same
+        log.warning("cannot hear what has begun: %s: %s", type(error).__name__, error)
+
+
+def unheard(processes: AsynPool) -> set[int]:
+    """The pipes of processes that have a task and have not said that they began it. Not those of which a
+    message is half read: Celery does that later.
+    """
+    jobs = list(processes._cache.values())
+    having = {j._write_to.outqR_fd: j._write_to for j in jobs if j._write_to and not j._accepted}
+    readers = processes._result_handler._hub.readers
+    return {
+        pipe
+        for pipe, process in having.items()
+        if process._is_alive() and not isgenerator(readers.get(pipe, (None,))[0])
+    }
 
 
 def not_begun() -> list[Any]:

@@ -20,7 +20,7 @@ from typing import IO, Self, TypeVar
 Found = TypeVar("Found")
 
 # Below the range from which Linux and macOS hand out ports for outgoing connections: a port found free
-# here stays free until its server is up, unless another run happens to pick the same one.
+# here stays free until its server is up, unless another process of tests happens to pick the same one.
 PORTS = range(15_000, 32_000)
 
 

@@ -8,8 +8,8 @@ use the same PostgreSQL, with durability on, and the same Valkey, empty for each
 fixed versions, into environments of their own below `.benchmarks/`. Everything is stored beforehand, and a
 few that are due earlier show that all is loaded and connected. The clock starts at the instant. What is not
 done after `--cut` seconds is counted as far as it came. All of it takes half an hour; `--brief` saves more
-than half of that, where no bound of ours rests on a figure: it is cut after 20 s, and who would not be done
-in time by its rate at one count is not measured at the next.
+than half of that, where no bound of ours rests on a figure: it is cut after 20 s, and who by its rate at one
+count would take more than five seconds at the next is not measured there.
 """
 
 from __future__ import annotations

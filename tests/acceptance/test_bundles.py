@@ -200,3 +200,14 @@ def test_a_worker_that_is_stopped_while_it_takes_a_task_waits_for_the_task_alone
         (tmp_path / "go on").touch()
         for worker in workers:
             assert worker.wait(20) == 0
+
+
+def test_a_worker_that_is_told_to_quit_ends_without_a_stack(
+    broker_url: str, sqlite_url: str, tmp_path: Path
+) -> None:
+    """Celery has taken the pool down by then."""
+    with Installation(tmp_path, sqlite_url, broker_url) as installation:
+        worker = installation.worker()
+        worker.signal(signal.SIGQUIT)
+        worker.wait(20)
+        assert "Traceback" not in worker.output()

@@ -34,12 +34,12 @@ from benchmarks.neighbours import __main__ as neighbours
 FULL: dict[str, list[str]] = {
     "next_occurrence": [],
     "idle_tick": ["--databases", "postgresql"],
-    "create": ["--databases", "postgresql"],
+    "create": ["--one-by-one", "4000", "--databases", "postgresql"],
     "burst": [],
     "celery_tasks": ["--workers", "1", "--databases", "postgresql"],
     "http_deliveries": ["--count", "100000", "--repeat", "1", "--databases", "postgresql"],
     "isolation": ["--cases", "alone,catch-up,hanging", "--seconds", "15", "--databases", "postgresql"],
-    "lateness": ["--cases", "seconds,instants", "--minute", "30", "--databases", "postgresql"],
+    "lateness": ["--cases", "seconds,instants", "--minute", "20", "--databases", "postgresql"],
     "memory": ["--databases", "postgresql"],
     "neighbours": ["--counts", "1000,10000,100000", "--brief"],
 }

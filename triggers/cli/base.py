@@ -128,7 +128,9 @@ class Messenger:
         from celery import Celery
 
         from celery_config.broker import options
+        from celery_config.dispatch import send_hint
 
+        self._send_hint = send_hint  # imported here: its thread may come to that after the commit
         logging.getLogger("triggerbeat.dispatch").disabled = True  # the command says it in its own way
         self._app = Celery("triggerbeat", set_as_current=False)
         self._app.conf.update(options(settings))
@@ -155,14 +157,12 @@ class Messenger:
     def _run(self) -> None:
         from kombu import pools
 
-        from celery_config.dispatch import send_hint
-
         # Kombu's errors have no common root; one that stays the publish meets again.
         with suppress(Exception), self._app.producer_or_acquire() as producer:
             _ = producer.channel  # connects
         self._decided.wait()
         if self._wanted:
-            self._taken = send_hint(self._app)
+            self._taken = self._send_hint(self._app)
         pools.reset()  # or Python complains of open sockets at its end
 
 

@@ -179,7 +179,7 @@ def neighbours(lines: Sequence[Line]) -> str:
     said.append(
         f"`(cut)`: not all had run after {line['cut_seconds']:g} s{sooner}; what had, a second. "
         "`-`: not measured; `make bench` leaves out who by its rate at the one before would take "
-        "more than seconds, unless a bound needs it."
+        "more than five seconds, unless a bound needs it."
     )
     said += [f"{name}: {reason}" for name, reason in line["missing"].items()]
     said += [f"![{alt}]({PLOTS}/{name})" for name, (alt, _) in plots(lines).items()]

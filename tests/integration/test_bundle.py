@@ -17,7 +17,7 @@ from kombu import Message
 from celery_config import bundle
 from celery_config.bundle import Bundle, Packed, Unpacker
 from celery_config.dispatch import NAMED, publish_tasks
-from tests.integration import test_dispatch
+from tests.integration import test_dispatch, test_guard
 from tests.processes import wait_until
 from triggers.store.delivery import Job
 
@@ -296,10 +296,5 @@ def opened(body: Any) -> list[tuple[Any, ...]]:
     taken: list[tuple[Any, ...]] = []
     unpacker = SimpleNamespace(take=lambda *arguments: taken.append(arguments))
     consumer = SimpleNamespace(controller=SimpleNamespace(unpacker=unpacker), connection_errors=())
-    text, accepted = json.dumps(body), {"application/json"}
-    message = Message(
-        text, content_type="application/json", content_encoding="utf-8", accept=accepted,
-        delivery_info={"routing_key": "tasks"},
-    )  # fmt: skip
-    bundle.strategy(None, None, consumer)(message, None, None, None, [])
+    bundle.strategy(None, None, consumer)(test_guard.message(json.dumps(body)), None, None, None, [])
     return taken

@@ -12,17 +12,22 @@ from kombu import Message
 from celery_config.guard import guarded
 
 
-def handed(headers: dict[str, Any], body: str = "[[], {}, {}]") -> list[Message]:
-    """What the strategy behind the guard is given."""
-    taken: list[Message] = []
-    message = Message(
+def message(body: str, headers: dict[str, Any] | None = None) -> Message:
+    """A message as a worker takes it from the queue `tasks`."""
+    return Message(
         body,
         content_type="application/json",
         content_encoding="utf-8",
         accept={"application/json"},
+        delivery_info={"routing_key": "tasks"},
         headers=headers,
     )
-    guarded(taken.append)(message)
+
+
+def handed(headers: dict[str, Any], body: str = "[[], {}, {}]") -> list[Message]:
+    """What the strategy behind the guard is given."""
+    taken: list[Message] = []
+    guarded(taken.append)(message(body, headers))
     return taken
 
 

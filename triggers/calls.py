@@ -25,16 +25,20 @@ IN_FLIGHT = 2_000  # calls in flight in this process
 MOST_FILES = 8_192  # that we ask to have open at once; Debian gives a process 1,024 unasked
 OTHER_FILES = 200  # of these, for all but calls
 LATE_EVERY = 10  # each so manyth call to a host is one that came late, when there are others
-AT_ONCE = 20  # calls that begin in one turn of the loop
+AT_ONCE = 20  # calls that begin in one turn of the loop; a turn has its price
+FEW = 8  # the same, when so many are to begin that others would wait for many such turns
 
 logger = logging.getLogger("triggerbeat.courier")
 
 
 @dataclass(slots=True)
 class Host:
-    """The calls to one host. Of the parked ones those that are on time go first, as in a `Lane`."""
+    """The calls to one host: in flight, of which the `won` ones are yet to be made, and parked. Of the parked
+    ones those that are on time go first, as in a `Lane`.
+    """
 
     in_flight: int = 0
+    won: deque[Job] = field(default_factory=deque)
     parked: deque[Call] = field(default_factory=deque)
     late: deque[Call] = field(default_factory=deque)
     turn: int = 0
@@ -64,7 +68,9 @@ class Calls:
     def __init__(self, caller: HttpCaller, ended: Callable[[Finished], None]) -> None:
         self.startable: deque[Call] = deque()  # for whom there is room
         self.in_flight: set[asyncio.Task[None]] = set()
-        self._launches: set[asyncio.Task[None]] = set()  # which begin calls
+        self._launch: asyncio.Task[None] | None = None  # which begins calls
+        self._won: deque[Host] = deque()  # hosts to which some are to begin, in turn
+        self._to_begin = 0  # of all hosts
         self._caller = caller
         self._ended = ended
         self._ceiling = max(2, open_files() - OTHER_FILES)  # with the first calls of however many hosts
@@ -101,8 +107,17 @@ class Calls:
             self._release(event_id)
 
     def begin(self, jobs: Sequence[Job]) -> None:
-        """Make the calls of these jobs, whose attempts were won."""
-        keep(self._launches, asyncio.get_running_loop().create_task(self._launch(jobs)))
+        """Make the calls of these jobs, whose attempts were won. Hosts take turns, so that who has one call
+        does not wait for the hundred of another.
+        """
+        for job in jobs:
+            host = self._hosts[self._taken[job.id]]
+            if not host.won:
+                self._won.append(host)
+            host.won.append(job)
+        self._to_begin += len(jobs)
+        if self._won and self._launch is None:
+            self._launch = asyncio.get_running_loop().create_task(self._launch_all())
 
     def take_unstarted(self) -> list[Call]:
         """Give up the calls that are parked, or may begin and have not."""
@@ -121,7 +136,7 @@ class Calls:
     @property
     def busy(self) -> bool:
         """Whether a call is being made, or about to be."""
-        return bool(self.in_flight or self._launches)
+        return bool(self.in_flight or self._won)
 
     def _has_room(self, host: Host) -> bool:
         """Whether one more call may begin. Each host has one, however many others hang, as long as this
@@ -158,14 +173,24 @@ class Calls:
         if not host.in_flight and not host.waits:
             self._hosts.pop(name, None)
 
-    async def _launch(self, jobs: Sequence[Job]) -> None:
+    async def _launch_all(self) -> None:
         """Begin the calls, a few in each turn of the loop: a thousand at once would hold it up for as long as
         they take to connect, and with it everybody else's starts.
         """
-        for number, job in enumerate(jobs, start=1):
-            keep(self.in_flight, asyncio.get_running_loop().create_task(self._call(job)))
-            if number % AT_ONCE == 0:
-                await asyncio.sleep(0)
+        while self._won:
+            few = AT_ONCE if self._to_begin <= PER_HOST else FEW
+            for _ in range(min(few, self._to_begin)):
+                self._begin_next()
+            await asyncio.sleep(0)
+        self._launch = None
+
+    def _begin_next(self) -> None:
+        self._to_begin -= 1
+        host = self._won.popleft()
+        job = host.won.popleft()
+        if host.won:
+            self._won.append(host)
+        keep(self.in_flight, asyncio.get_running_loop().create_task(self._call(job)))
 
     async def _call(self, job: Job) -> None:
         try:

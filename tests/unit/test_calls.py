@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
 from collections import Counter
 from datetime import UTC, datetime
@@ -12,8 +13,10 @@ import pytest
 
 from triggers import calls
 from triggers.calls import PER_HOST, Calls, open_files
+from triggers.deliver import Finished
 from triggers.outgoing import host_of
-from triggers.store.delivery import Call
+from triggers.store.delivery import JOB_TYPES, Call, Job
+from triggers.targets import HttpRequest, Outcome
 from triggers.targets.http import HttpCaller
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -99,6 +102,47 @@ def test_a_host_with_all_its_calls_in_flight_stands_in_nobodys_way(monkeypatch: 
     assert of_hosts(taken(given)) == {"other": 1}
     given.release(one.id for one in running[:2])
     assert of_hosts(taken(given)) == {"hangs": 1, "other": 1}
+
+
+class Asked:
+    """A caller that makes no call, and keeps in which order it was asked for them."""
+
+    def __init__(self) -> None:
+        self.urls: list[str] = []
+
+    async def call(self, request: HttpRequest) -> Outcome:
+        self.urls.append(request.url)
+        return Outcome(True)
+
+
+def won(one: Call) -> Job:
+    """The job of a call whose attempt was won."""
+    of_call = {
+        "id": one.id,
+        "scheduled_for": NOON,
+        "target": {"method": "POST", "url": one.url, "headers": {}, "body": None},
+        "policy": {"timeout_seconds": 30},
+        "attempt": 1,
+    }
+    return Job(**{name: of_call.get(name) for name in JOB_TYPES})  # type: ignore[arg-type]
+
+
+def test_a_call_does_not_wait_for_the_hundreds_to_other_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "open_files", lambda: 8_192)
+    asked = Asked()
+    ended: list[Finished] = []
+
+    async def make_all() -> None:
+        given = Calls(cast(HttpCaller, asked), ended.append)
+        for one in [*(call(name) for name in ("a", "b", "c") for _ in range(80)), call("quiet")]:
+            given.admit(one)
+        given.begin([won(one) for one in taken(given)])
+        while given.busy:
+            await asyncio.sleep(0)
+
+    asyncio.run(make_all())
+    assert len(ended) == len(asked.urls) == 241
+    assert asked.urls.index("https://quiet.example/") == 3
 
 
 @pytest.mark.parametrize(

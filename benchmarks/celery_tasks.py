@@ -23,7 +23,7 @@ QUEUE = "tasks"
 WARM_UP = 200
 MUST_REACH = 800  # on one worker
 DEADLINE_SECONDS = 300
-MOST_PLAIN = 5_000  # plain messages: their rate does not depend on the number
+MOST_PLAIN = 3_000  # plain messages: their rate does not depend on the number
 
 
 def plain(place: Site, count: int) -> float:

@@ -7,9 +7,9 @@ Each neighbour is set up as its own documentation advises for speed; its program
 use the same PostgreSQL, with durability on, and the same Valkey, empty for each run, and are installed, with
 fixed versions, into environments of their own below `.benchmarks/`. Everything is stored beforehand, and a
 few that are due earlier show that all is loaded and connected. The clock starts at the instant. What is not
-done after `--cut` seconds is counted as far as it came. All of it takes half an hour; `--brief` saves more
-than half of that, where no bound of ours rests on a figure: it is cut after 20 s, and who by its rate at one
-count would take more than five seconds at the next is not measured there.
+done after `--cut` seconds is counted as far as it came. All of it takes half an hour; `--brief` saves half
+of that, where no bound of ours rests on a figure: it is cut after 20 s, and who by its rate at one count
+would take more than five seconds at the next is not measured there.
 """
 
 from __future__ import annotations

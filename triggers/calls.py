@@ -134,9 +134,9 @@ class Calls:
         return parked + startable
 
     @property
-    def busy(self) -> bool:
-        """Whether a call is being made, or about to be."""
-        return bool(self.in_flight or self._won)
+    def busy(self) -> int:
+        """How many calls are being made, or about to be."""
+        return len(self.in_flight) + self._to_begin
 
     def _has_room(self, host: Host) -> bool:
         """Whether one more call may begin. Each host has one, however many others hang, as long as this

@@ -417,7 +417,7 @@ class Courier:
             await asyncio.sleep(0.02)
             await self._hand_back()
         await self._hand_back()
-        if left := len(self._calls.in_flight) + len(self._finished) + self._recording:
+        if left := self._calls.busy + len(self._finished) + self._recording:
             logger.warning("stopping with %d calls unrecorded: each is lost once its lease is over", left)
 
     async def _hand_back(self) -> None:

@@ -116,7 +116,7 @@ class Calls:
                 self._won.append(host)
             host.won.append(job)
         self._to_begin += len(jobs)
-        if self._won and self._launch is None:
+        if self._won and (self._launch is None or self._launch.done()):
             self._launch = asyncio.get_running_loop().create_task(self._launch_all())
 
     def take_unstarted(self) -> list[Call]:
@@ -178,11 +178,10 @@ class Calls:
         they take to connect, and with it everybody else's starts.
         """
         while self._won:
-            few = AT_ONCE if self._to_begin <= PER_HOST else FEW
-            for _ in range(min(few, self._to_begin)):
+            most = AT_ONCE if self._to_begin <= PER_HOST else FEW
+            for _ in range(min(most, self._to_begin)):
                 self._begin_next()
             await asyncio.sleep(0)
-        self._launch = None
 
     def _begin_next(self) -> None:
         self._to_begin -= 1
@@ -190,7 +189,9 @@ class Calls:
         job = host.won.popleft()
         if host.won:
             self._won.append(host)
-        keep(self.in_flight, asyncio.get_running_loop().create_task(self._call(job)))
+        task = asyncio.get_running_loop().create_task(self._call(job))
+        self.in_flight.add(task)  # the loop itself does not hold it
+        task.add_done_callback(self.in_flight.discard)
 
     async def _call(self, job: Job) -> None:
         try:
@@ -200,12 +201,6 @@ class Calls:
             outcome = Outcome(False, error={"type": type(error).__name__, "message": "internal error"})
         self._release(job.id)
         self._ended(Finished(job, outcome))
-
-
-def keep(tasks: set[asyncio.Task[None]], task: asyncio.Task[None]) -> None:
-    """Hold a task until it ends, as the loop itself does not."""
-    tasks.add(task)
-    task.add_done_callback(tasks.discard)
 
 
 def open_files() -> int:

@@ -16,14 +16,16 @@ from triggers.lanes import CHUNK
 from triggers.outgoing import host_of, http_request
 from triggers.store.delivery import Call, Job
 from triggers.targets import Outcome
+from triggers.targets.address import MAX_ADDRESSES
 
 if TYPE_CHECKING:
     from triggers.targets.http import HttpCaller
 
 PER_HOST = 100  # calls in flight to one host, so that one that hangs delays nobody else
 IN_FLIGHT = 2_000  # calls in flight in this process
-MOST_FILES = 8_192  # that we ask to have open at once; Debian gives a process 1,024 unasked
+MOST_FILES = 20_480  # that we ask to have open at once; Debian gives a process 1,024 unasked
 OTHER_FILES = 200  # of these, for all but calls
+FILES_A_CALL = MAX_ADDRESSES + 1  # that it may need; the one for looking up the name, even after its end
 LATE_EVERY = 10  # each so manyth call to a host is one that came late, when there are others
 AT_ONCE = 20  # calls that begin in one turn of the loop; a turn has its price
 FEW = 8  # the same, when so many are to begin that others would wait for many such turns
@@ -73,7 +75,7 @@ class Calls:
         self._to_begin = 0  # of all hosts
         self._caller = caller
         self._ended = ended
-        self._ceiling = max(2, open_files() - OTHER_FILES)  # with the first calls of however many hosts
+        self._ceiling = most_calls()  # with the first calls of however many hosts
         self._most = max(1, min(IN_FLIGHT, self._ceiling // 2))
         self._admitted = 0
         self._hosts: dict[str, Host] = {}
@@ -201,6 +203,11 @@ class Calls:
             outcome = Outcome(False, error={"type": type(error).__name__, "message": "internal error"})
         self._release(job.id)
         self._ended(Finished(job, outcome))
+
+
+def most_calls() -> int:
+    """How many calls this process has files for."""
+    return max(2, (open_files() - OTHER_FILES) // FILES_A_CALL)
 
 
 def open_files() -> int:

@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from models.database import Database, in_one_line, is_away
 from triggers import deliver
-from triggers.calls import Calls
+from triggers.calls import Calls, most_calls
 from triggers.deliver import Finish, Finished, Released
 from triggers.lanes import CHUNK, Batch, Lane, SharedClock
 from triggers.logs import together
@@ -186,7 +186,7 @@ class Courier:
         self._finish_wake = asyncio.Event()
         self._recording = 0
         self._blocking = 0
-        self._caller = HttpCaller(*self._caller_options)
+        self._caller = HttpCaller(*self._caller_options, max_lookups=most_calls())
         self._calls = Calls(self._caller, self._ended)
         logs = (self._log, self._log) if self.database.is_postgres else (self._log,)  # SQLite has one writer
         self._workers = [

@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from triggers.errors import InvalidUrl
-from triggers.targets.address import Url, is_local_name, is_public, is_reachable, judge, parse_url
+from triggers.targets.address import (
+    Address,
+    Url,
+    a_few,
+    is_local_name,
+    is_public,
+    is_reachable,
+    judge,
+    parse_url,
+)
 
 LONG_LABEL = "a" * 63
 LONG_HOST = ".".join([LONG_LABEL, LONG_LABEL, LONG_LABEL, "a" * 61])  # 253 characters
@@ -237,3 +246,22 @@ def test_other_hosts_pass_at_creation(text: str) -> None:
 )
 def test_local_names_are_known(host: str, local: bool) -> None:
     assert is_local_name(parse_url(f"http://{host}/").host) is local
+
+
+@pytest.mark.parametrize(
+    ("found", "kept"),
+    [
+        ("a b", "a b"),
+        ("a b c d e f", "a b c d"),
+        ("a b c d e ::1 ::2 ::3", "a b ::1 ::2"),
+        ("::1 a ::2 ::3 b c", "::1 a ::2 b"),
+        ("::1 a b c d", "::1 a b c"),
+        ("a ::1 ::2 ::3 ::4", "a ::1 ::2 ::3"),
+    ],
+)
+def test_a_few_addresses_are_of_both_versions_and_in_their_order(found: str, kept: str) -> None:
+    def addresses(text: str) -> list[Address]:
+        numbers = {letter: f"127.0.0.{number}" for number, letter in enumerate("abcdef", 1)}
+        return [ip_address(numbers.get(one, one)) for one in text.split()]
+
+    assert a_few(addresses(found)) == addresses(kept)

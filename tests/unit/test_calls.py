@@ -27,7 +27,7 @@ def call(host: str, name: str = "t") -> Call:
     return Call(str(next(NUMBERS)), NOON, name, f"https://{host}.example/")
 
 
-def made(monkeypatch: pytest.MonkeyPatch, *, in_flight: int, files: int = 8_192) -> Calls:
+def made(monkeypatch: pytest.MonkeyPatch, *, in_flight: int, files: int = 20_480) -> Calls:
     monkeypatch.setattr(calls, "IN_FLIGHT", in_flight)
     monkeypatch.setattr(calls, "open_files", lambda: files)
     return Calls(cast(HttpCaller, None), lambda one: None)
@@ -79,11 +79,11 @@ def test_what_came_late_leaves_the_turn_to_what_is_on_time_but_for_a_part(
 def test_the_first_calls_of_many_hosts_end_at_what_this_process_may_open(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    given = made(monkeypatch, in_flight=2_000, files=400)
+    given = made(monkeypatch, in_flight=2_000, files=700)
     for number in range(900):
         given.admit(call(f"h{number}"))
     running = taken(given)
-    assert len(running) == 400 - calls.OTHER_FILES
+    assert len(running) == (700 - calls.OTHER_FILES) // calls.FILES_A_CALL
     begun = set(of_hosts(running))
     while running:
         given.release(one.id for one in running)
@@ -128,7 +128,7 @@ def won(one: Call) -> Job:
 
 
 def test_a_call_does_not_wait_for_the_hundreds_to_other_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "open_files", lambda: 8_192)
+    monkeypatch.setattr(calls, "open_files", lambda: 20_480)
     asked = Asked()
     ended: list[Finished] = []
 
@@ -151,9 +151,9 @@ def test_a_call_does_not_wait_for_the_hundreds_to_other_hosts(monkeypatch: pytes
         (1_024, 1_024, 1_024),
         (400, 400, 400),
         (512, 600, 600),
-        (1_024, 65_536, 8_192),
-        (65_536, 65_536, 8_192),
-        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, 8_192),
+        (1_024, 65_536, 20_480),
+        (65_536, 65_536, 20_480),
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, 20_480),
     ],
 )
 def test_the_number_of_files_is_what_the_system_allows(

@@ -7,6 +7,7 @@ once, here, strictly; what is sent is built from the result and never from the t
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -16,6 +17,7 @@ from triggers.errors import InvalidUrl
 MAX_URL_CHARACTERS = 2048
 MAX_HOST_CHARACTERS = 253  # RFC 1035, section 2.3.4, without the dot of the root
 MAX_LABEL_CHARACTERS = 63  # the same
+MAX_ADDRESSES = 4  # of a name that one attempt tries; while they are silent, each has a socket open
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -208,6 +210,16 @@ def _parse_rest(text: str) -> str:
     if _STRAY_PERCENT.search(text):
         raise InvalidUrl("Each % in the URL must be followed by two hexadecimal digits; write %25 for %.")
     return text if text.startswith("/") else f"/{text}"
+
+
+def a_few(addresses: Sequence[Address]) -> list[Address]:
+    """`MAX_ADDRESSES` of a name's addresses, in their order: half of them of each version of IP, as far as
+    there are so many.
+    """
+    half = MAX_ADDRESSES // 2
+    first = [a for version in (4, 6) for a in [a for a in addresses if a.version == version][:half]]
+    chosen = [*first, *(a for a in addresses if a not in first)][:MAX_ADDRESSES]
+    return [a for a in addresses if a in chosen]
 
 
 def is_public(address: Address) -> bool:

@@ -16,7 +16,8 @@ import os
 import re
 import socket
 import ssl
-import threading
+from _thread import start_new_thread
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
@@ -33,7 +34,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from triggers.errors import InvalidUrl
 from triggers.targets import HttpRequest, Outcome
-from triggers.targets.address import Address, Url, is_reachable, parse_url
+from triggers.targets.address import Address, Url, a_few, is_reachable, parse_url
 from triggers.targets.headers import check_headers
 from triggers.targets.signing import sign
 
@@ -41,7 +42,10 @@ MAX_ANSWER_BYTES = 2048  # of the body, kept in the event
 MAX_ANSWER_HEADERS = 100
 MAX_ANSWER_LINE_BYTES = 8190
 MAX_RETRY_AFTER_SECONDS = 31_536_000.0
-MAX_LOOKUPS = 64  # threads that look names up at the same time
+MAX_LOOKUPS = 1_280  # threads that look names up at the same time; they sleep, and take 14 kB each
+SLOW_PART = 5  # one in so many is for names whose last look-up was slow
+SLOW_SECONDS = 1.0  # from here on it was
+MAX_SLOW_NAMES = 10_000  # that are remembered
 
 Resolve = Callable[[str, int], list[str]]
 
@@ -99,7 +103,7 @@ class HttpCaller:
 
     `now` is the wall clock, in seconds of Unix time; `resolve` looks a name up, on a thread, and returns
     its addresses; `tls` replaces the system's certificates. The number of calls at a time is the caller's
-    business: nothing waits in line here.
+    business: nothing waits in line here, but for names, of which `max_lookups` are looked up at a time.
     """
 
     def __init__(
@@ -108,10 +112,11 @@ class HttpCaller:
         now: Callable[[], float],
         resolve: Resolve | None = None,
         tls: ssl.SSLContext | None = None,
+        max_lookups: int = MAX_LOOKUPS,
     ) -> None:
         self._allow_private = allow_private
         self._now = now
-        self._lookups = _Lookups(resolve or _getaddrinfo)
+        self._lookups = _Lookups(resolve or _getaddrinfo, min(max_lookups, MAX_LOOKUPS))
         self._tls = tls
         self._session: aiohttp.ClientSession | None = None
 
@@ -161,7 +166,7 @@ class HttpCaller:
             response.close()
 
     async def _judged_addresses(self, url: Url) -> list[Address]:
-        """Resolve the host once and return its addresses, all of which may be connected to.
+        """Resolve the host once and return some of its addresses, all of which may be connected to.
 
         One forbidden answer among good ones refuses them all: no honest name has such a mixture.
         """
@@ -172,7 +177,7 @@ class HttpCaller:
         for address in addresses:
             if not is_reachable(address, self._allow_private):
                 raise _Failed("ForbiddenAddress", f"deliveries may not go to {url.host} ({address})")
-        return addresses
+        return a_few(addresses)
 
     def _open_session(self) -> aiohttp.ClientSession:
         # Made at the first call, since it belongs to the loop that runs then.
@@ -264,12 +269,16 @@ class _Lookups:
     """Looks names up on threads of its own, each name once at a time.
 
     Not on the loop's pool: it is small, and a few names whose servers are silent would fill it and so hold
-    up every other delivery. And not on a pool that is waited for when the process ends.
+    up every other delivery. And not on a pool that is waited for when the process ends. Names that were slow
+    have threads of their own, so that more of them than there are threads hold up the others once at most.
     """
 
-    def __init__(self, resolve: Resolve) -> None:
+    def __init__(self, resolve: Resolve, most: int) -> None:
         self._resolve = resolve
-        self._free = asyncio.Semaphore(MAX_LOOKUPS)
+        slow = max(1, most // SLOW_PART)
+        self._free_for_slow = asyncio.Semaphore(slow)
+        self._free = asyncio.Semaphore(max(1, most - slow))
+        self._slow: OrderedDict[str, None] = OrderedDict()
         self._running: dict[tuple[str, int], asyncio.Task[list[Address]]] = {}
 
     async def addresses(self, host: str, port: int) -> list[Address]:
@@ -292,19 +301,29 @@ class _Lookups:
             task.exception()  # seen, even when everyone who waited has gone
 
     async def _look_up(self, host: str, port: int) -> list[Address]:
-        async with self._free:
+        async with self._free_for_slow if host in self._slow else self._free:
             loop = asyncio.get_running_loop()
+            began = loop.time()
             answer: asyncio.Future[list[str]] = loop.create_future()
-            work = functools.partial(_answer, loop, answer, self._resolve, host, port)
-            threading.Thread(target=work, name=f"lookup-{host}", daemon=True).start()
             try:
+                # `threading` would wait until the thread runs, which among busy ones is milliseconds.
+                start_new_thread(_answer, (loop, answer, self._resolve, host, port))
                 addresses = [ip_address(text) for text in dict.fromkeys(await answer)]
             except Exception as error:
                 reason = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
                 raise _Failed("ResolveError", f"the name {host} cannot be resolved: {reason}") from error
+            finally:
+                self._remember(host, slow=loop.time() - began > SLOW_SECONDS)
         if not addresses:
             raise _Failed("ResolveError", f"the name {host} has no address")
         return addresses
+
+    def _remember(self, host: str, slow: bool) -> None:
+        self._slow.pop(host, None)
+        if slow:
+            self._slow[host] = None
+            if len(self._slow) > MAX_SLOW_NAMES:
+                self._slow.popitem(last=False)
 
 
 def _answer(

@@ -12,6 +12,7 @@ ten seconds, so that planning goes on all the time. The neighbour, once all of t
     backlog   one trigger with 100,000 events, all due now, target `log`
     calls     one trigger with 100,000 events, all due now, that calls a host which answers at once
     hanging   1,000 triggers due now whose ten hosts never answer
+    hosts     the same, each with a host of its own
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import argparse
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import bindparam, insert, select, update
 
 from benchmarks import stored
 from benchmarks.harness import DATABASES, Site, now, report, site, sleep_until, table
@@ -102,12 +103,37 @@ def hanging(place: Site, port: int) -> str:
     return f"benchmark-{due:%H%M%S}%"
 
 
+def hosts(place: Site, port: int) -> str:
+    """1,000 triggers whose targets, each a host of its own, never answer."""
+    due = (now() + timedelta(seconds=6)).replace(microsecond=0)
+    stored.insert_triggers(place, HANGING, {"type": "http", "url": f"http://127.0.2.1:{port}/hang"}, due)
+    with place.database.write() as connection:
+        found = connection.execute(select(Trigger.id, Trigger.target).where(Trigger.name.like(mark(due))))
+        rows = [
+            {
+                "of": id_,
+                "to": target | {"url": f"http://127.2.{number // 250}.{number % 250 + 1}:{port}/hang"},
+            }
+            for number, (id_, target) in enumerate(found.all())
+        ]
+        statement = update(Trigger.__table__).where(Trigger.id == bindparam("of"))  # type: ignore[arg-type]
+        connection.execute(statement.values(target=bindparam("to")), rows)
+    return mark(due)
+
+
 def nobody(place: Site, port: int) -> str:
     """Everybody is alone."""
     return "nobody"
 
 
-CASES = {"alone": nobody, "catch-up": catch_up, "backlog": backlog, "calls": calls, "hanging": hanging}
+CASES = {
+    "alone": nobody,
+    "catch-up": catch_up,
+    "backlog": backlog,
+    "calls": calls,
+    "hanging": hanging,
+    "hosts": hosts,
+}
 
 
 def mark(first: datetime) -> str:

@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from celery_config import engine
 from celery_config.broker import PREFIX, options
-from celery_config.dispatch import Hinter, dispatch, look, publish_tasks, send_hint
+from celery_config.dispatch import Hinter, dispatch, look, publish_tasks, send_again, send_hint
 from celery_config.task import EventTask
 from models.database import Database, in_one_line, is_away
 from triggers import logs, retention, tick, tzdata
@@ -159,7 +159,7 @@ def deliver(kind: str, batch: list[list[Any]]) -> int:
     """Take over events, `[[instant, [event id, ...]], ...]`, until their instant, and deliver them."""
     events = [(id_, datetime.fromisoformat(due)) for due, ids in batch for id_ in ids]
     with told(f"take over {len(events)} events, a tick sends them again"):
-        courier.submit(kind, events)
+        courier.submit(kind, events, lambda: send_again(celery, kind, batch, deliver.request.argsrepr))
     return len(events)
 
 

@@ -78,9 +78,22 @@ def publish_chunk(app: Celery, producer: Any, kind: str, chunk: Sequence[Hint]) 
     if len(chunk) > 1:
         others = "of it" if chunk[0].name == chunk[-1].name else "events"
         shown += f" and {len(chunk) - 1} more {others}"
-    app.send_task(
-        DELIVER, (kind, batch), producer=producer, argsrepr=f"({kind}: {shown})", ignore_result=True
-    )
+    send_chunk(app, kind, batch, f"({kind}: {shown})", producer=producer)
+
+
+def send_chunk(app: Celery, kind: str, batch: Sequence[Any], shown: str, **options: Any) -> None:
+    """Publish events, `[[instant, [event id, ...]], ...]`. Raises what kombu raises."""
+    app.send_task(DELIVER, (kind, batch), argsrepr=shown, ignore_result=True, **options)
+
+
+def send_again(app: Celery, kind: str, batch: Sequence[Any], shown: str) -> bool:
+    """Send a message of events to the end of its queue, as it came; whether the broker took it."""
+    try:
+        send_chunk(app, kind, batch, shown)
+    except Exception as error:  # kombu's and redis-py's have no common root
+        log.error("cannot send events back, this worker keeps them: %s: %s", type(error).__name__, error)
+        return False
+    return True
 
 
 def publish_tasks(app: Celery, jobs: Sequence[Job], default_queue: str) -> None:

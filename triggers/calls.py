@@ -86,6 +86,9 @@ class Calls:
     def __contains__(self, event_id: str) -> bool:
         return event_id in self._taken
 
+    def __len__(self) -> int:
+        return len(self._taken)
+
     def admit(self, call: Call, late: bool = False) -> None:
         """Let the call start when its host and this process have room, else park it."""
         name = self._taken.setdefault(call.id, host_of(call.url))

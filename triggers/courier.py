@@ -34,6 +34,9 @@ from triggers.targets import log
 from triggers.targets.placeholders import render
 from triggers.tick import Dispatch, Hint
 
+FORESEEN_SECONDS = 1.0  # before its instant a call is looked at
+FEW = 50  # calls that are admitted in one turn of the loop
+LATE_PAUSE_SECONDS = 0.05  # between looks at calls that came late, while enough of them wait
 LATE_SECONDS = 1.0  # after its instant an event that comes now is late anyway
 MOST_TAKEN_OVER = 10_000  # events, when a worker starts; of more the next tick finds what nobody holds
 MOST_DUE = 2_000  # due events in this process before it takes no more from the broker
@@ -47,7 +50,7 @@ RECORD_SECONDS = (
 PAUSE_SECONDS = 1.0  # between tries to record results while the database is away
 
 Publish = Callable[[Sequence[Job]], None]  # sends users' tasks to their queue; raises when it cannot
-NOTHING = deliver.Ready([], [])
+KINDS = ("log", "http", "celery")
 NOBODY = "00000000-0000-0000-0000-000000000000"
 Waiting = tuple[str, datetime, str]  # an event with its instant, and its kind of target
 T = TypeVar("T")
@@ -78,7 +81,7 @@ class Courier:
         self.ahead = ahead
         self.clock = SharedClock(database)
         self._caller_options = (allow_private, wall_clock)
-        self._room = threading.Condition()
+        self._room = {kind: threading.Condition() for kind in KINDS}
         self._stopping = False
         self._hurried = False
         self._thread: threading.Thread | None = None
@@ -105,24 +108,20 @@ class Courier:
         except Exception as error:
             logger.warning("cannot use the database: %s", in_one_line(error))
 
-    def submit(self, kind: str, batch: Batch) -> None:
+    def submit(self, kind: str, batch: Batch, send_back: Callable[[], bool]) -> None:
         """Take over events of one kind of target. While there is more than enough due here this waits, and
-        then sends them to the end of the queue: for this worker, or for one that has room.
+        then sends them to the end of the queue (`send_back`, whether that was done): for this worker, or for
+        one that has room.
         """
         self.clock.measure()
-        if self._wait_for_room(kind, ROOM_SECONDS) or not self._send_back(kind, batch):
+        if self._wait_for_room(kind, ROOM_SECONDS) or not send_back():
             self._wait_for_room(kind)
             self._loop.call_soon_threadsafe(self._hold, kind, batch)
 
     def _wait_for_room(self, kind: str, seconds: float | None = None) -> bool:
-        with self._room:
-            return self._room.wait_for(lambda: self._stopping or self._due_count(kind) < MOST_DUE, seconds)
-
-    def _send_back(self, kind: str, batch: Batch) -> bool:
-        names: dict[str, str] = {}
-        with suppress(SQLAlchemyError):
-            names = self._ask_names([id_ for id_, _ in batch])
-        return self.hand_back(hints([(id_, due, kind) for id_, due in batch], names))
+        room = self._room[kind]
+        with room:
+            return room.wait_for(lambda: self._stopping or self._due_count(kind) < MOST_DUE, seconds)
 
     def take_over(self) -> None:
         """Hold, too, what a killed worker held. What another one holds after all, one of the two starts."""
@@ -130,12 +129,13 @@ class Courier:
 
     def _take_over(self) -> None:
         try:
+            self.clock.measure()
             batches = self._held_by_somebody()
         except Exception as error:
             logger.warning("cannot take over what is planned, ticks do: %s", in_one_line(error))
             return
         for kind, batch in batches.items():
-            self.submit(kind, batch)
+            self._loop.call_soon_threadsafe(self._hold, kind, batch)
 
     def _held_by_somebody(self) -> dict[str, Batch]:
         with self.database.read() as connection:
@@ -153,9 +153,10 @@ class Courier:
         """
         if self._thread is None or not self._thread.is_alive():
             return
-        with self._room:
-            self._stopping = True
-            self._room.notify_all()
+        self._stopping = True
+        for room in self._room.values():
+            with room:
+                room.notify_all()
         asyncio.run_coroutine_threadsafe(self._drain(drain_seconds), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -180,7 +181,10 @@ class Courier:
         self._publishing = ThreadPoolExecutor(1, "courier-publish")
         self._draining = False
         self._unwanted: list[Waiting] = []  # came to be held while this process stops
-        self._lanes = {kind: Lane(self._notify_room) for kind in ("log", "http", "celery")}
+        self._lanes = {kind: Lane(self._notify_room) for kind in KINDS}
+        self._soon = Lane(self._notify_room)  # calls that are due in a second
+        self._foreseen: dict[str, Call] = {}  # those that were looked at, until their instant
+        self._ready = Lane(self._notify_room, FEW)  # of these, the ones that are due
         self._held: dict[int, tuple[asyncio.TimerHandle, str, Batch]] = {}
         self._finished: deque[Finished] = deque()
         self._finish_wake = asyncio.Event()
@@ -188,11 +192,11 @@ class Courier:
         self._blocking = 0
         self._caller = HttpCaller(*self._caller_options, max_lookups=most_calls())
         self._calls = Calls(self._caller, self._ended)
-        logs = (self._log, self._log) if self.database.is_postgres else (self._log,)  # SQLite has one writer
-        self._workers = [
-            self._loop.create_task(self._forever(work))
-            for work in (*logs, self._http, self._starts, self._tasks, self._finishes)
-        ]
+        works = [self._log, self._http, self._late_http, self._foresee, self._admissions, self._starts]
+        works += [self._tasks, self._finishes]
+        if self.database.is_postgres:  # SQLite has one writer
+            works += [self._log, self._starts]
+        self._workers = [self._loop.create_task(self._forever(work)) for work in works]
         self._loop.call_soon(ready.set)
         self._loop.run_forever()
         for worker in self._workers:
@@ -230,8 +234,13 @@ class Courier:
         return len(self._lanes[kind]) + (len(self._calls.startable) if kind == "http" else 0)
 
     def _notify_room(self) -> None:
-        with self._room:
-            self._room.notify_all()
+        """Let one go on of those who wait for room, when there is some, and the next when that one has filled
+        its part: each that wakes takes its turn from the loop.
+        """
+        for kind, room in self._room.items():
+            if self._due_count(kind) < MOST_DUE:
+                with room:
+                    room.notify()
 
     def _hold(self, kind: str, batch: Batch) -> None:
         """Keep events until their instant: one timer for each distinct instant."""
@@ -245,14 +254,28 @@ class Courier:
             wait = self.clock.seconds_until(due)
             if wait <= 0:
                 self._lanes[kind].put(group, late=wait < -LATE_SECONDS)
+            elif kind == "http" and wait > FORESEEN_SECONDS:
+                self._call_later(wait - FORESEEN_SECONDS, self._due_soon, kind, group)
             else:
-                handle = self._loop.call_later(wait + NOT_EARLY_SECONDS, self._due, kind, group)
-                self._held[id(group)] = (handle, kind, group)
+                self._call_later(wait + NOT_EARLY_SECONDS, self._due, kind, group)
+        self._notify_room()
+
+    def _call_later(
+        self, seconds: float, then: Callable[[str, Batch], None], kind: str, group: Batch
+    ) -> None:
+        self._held[id(group)] = (self._loop.call_later(seconds, then, kind, group), kind, group)
+
+    def _due_soon(self, kind: str, group: Batch) -> None:
+        self._soon.put(group)
+        wait = self.clock.seconds_until(group[0][1])
+        self._call_later(max(wait, 0.0) + NOT_EARLY_SECONDS, self._due, kind, group)
 
     def _due(self, kind: str, group: Batch) -> None:
         self._held.pop(id(group), None)
         if self.clock.seconds_until(group[0][1]) > 0:  # the clock was measured anew meanwhile
             self._hold(kind, group)
+        elif group[0][0] in self._foreseen:
+            self._ready.put(group)
         else:
             self._lanes[kind].put(group)
 
@@ -332,13 +355,44 @@ class Courier:
 
     # http
 
+    async def _foresee(self) -> None:
+        """Look at calls before their instant, so that then they need but a start."""
+        batch = dict(await self._soon.take())
+        for call in await self._sql(self._look_for_calls, list(batch)):
+            if self.clock.seconds_until(batch[call.id]) > 0:  # else its timer may be gone
+                self._foreseen[call.id] = call
+
+    async def _admissions(self) -> None:
+        """Let calls start that were foreseen; a few in each turn of the loop."""
+        for id_, due in await self._ready.take():
+            if call := self._foreseen.pop(id_, None):
+                self._admit(call)
+            else:
+                self._lanes["http"].put([(id_, due)])
+        await asyncio.sleep(0)
+
     async def _http(self) -> None:
-        batch = [item for item in await self._lanes["http"].take() if item[0] not in self._calls]
-        for call in await self._sql(self._look_for_calls, [id_ for id_, _ in batch]):
-            if self._draining:
-                self._unwanted.append((call.id, call.due_at, "http"))
-            elif call.id not in self._calls:
-                self._calls.admit(call, late=self.clock.seconds_until(call.due_at) < -LATE_SECONDS)
+        await self._look_and_admit(await self._lanes["http"].take_on_time())
+
+    async def _late_http(self) -> None:
+        """Those that came late; not all at once while enough wait for their turn, since to look at a hundred
+        thousand keeps this process from its other work for seconds.
+        """
+        if len(self._calls) > MOST_DUE:
+            await asyncio.sleep(LATE_PAUSE_SECONDS)
+        await self._look_and_admit(await self._lanes["http"].take_late())
+
+    async def _look_and_admit(self, batch: Batch) -> None:
+        for call in await self._sql(
+            self._look_for_calls, [id_ for id_, _ in batch if id_ not in self._calls]
+        ):
+            self._admit(call)
+
+    def _admit(self, call: Call) -> None:
+        if self._draining:
+            self._unwanted.append((call.id, call.due_at, "http"))
+        elif call.id not in self._calls:
+            self._calls.admit(call, late=self.clock.seconds_until(call.due_at) < -LATE_SECONDS)
 
     def _look_for_calls(self, ids: Sequence[str]) -> list[Call]:
         with self.database.read() as connection:
@@ -429,10 +483,11 @@ class Courier:
             handle.cancel()
         self._held.clear()
         self._unwanted = []
-        http = self._lanes["http"]
-        waiting += [(id_, due, "http") for id_, due in (*http.due, *http.late) if id_ not in self._calls]
-        http.due.clear()
-        http.late.clear()
+        for lane in (self._lanes["http"], self._ready):
+            waiting += [(id_, due, "http") for id_, due in (*lane.due, *lane.late) if id_ not in self._calls]
+            lane.due.clear()
+            lane.late.clear()
+        self._foreseen.clear()
         calls = self._calls.take_unstarted()
         if not (waiting or calls):
             return
@@ -456,7 +511,7 @@ class Courier:
             return delivery.names(connection, ids)
 
     def _busy(self) -> bool:
-        due = any(self._due_count(kind) for kind in self._lanes)
+        due = any(self._due_count(kind) for kind in self._lanes) or len(self._ready)
         return bool(self._calls.busy or self._finished or self._recording or self._blocking or due)
 
 

@@ -52,12 +52,12 @@ class Lane:
     whoever has a hundred thousand occurrences to make up for makes nobody else late.
     """
 
-    def __init__(self, taken: Callable[[], None]) -> None:
+    def __init__(self, taken: Callable[[], None], chunk: int = CHUNK) -> None:
         self.due: deque[tuple[str, datetime]] = deque()
         self.late: deque[tuple[str, datetime]] = deque()
         self.wake = asyncio.Event()
         self.taken = taken
-        self.chunk = CHUNK
+        self.chunk = chunk
 
     def __len__(self) -> int:
         return len(self.due) + len(self.late)
@@ -70,11 +70,28 @@ class Lane:
     async def take(self) -> Batch:
         """Up to a chunk of what is due, as soon as there is any."""
         while not len(self):
-            self.wake.clear()
-            await self.wake.wait()
+            await self._more()
         late = min(len(self.late), max(self.chunk - len(self.due), LATE_CHUNK))
-        batch = [self.due.popleft() for _ in range(min(self.chunk - late, len(self.due)))]
-        batch += [self.late.popleft() for _ in range(late)]
+        return self._first(self.due, self.chunk - late) + self._first(self.late, late)
+
+    async def take_on_time(self) -> Batch:
+        """The same, of what was on time alone."""
+        while not self.due:
+            await self._more()
+        return self._first(self.due, self.chunk)
+
+    async def take_late(self) -> Batch:
+        """Up to a late chunk of what was late when it came."""
+        while not self.late:
+            await self._more()
+        return self._first(self.late, LATE_CHUNK)
+
+    async def _more(self) -> None:
+        self.wake.clear()
+        await self.wake.wait()
+
+    def _first(self, line: deque[tuple[str, datetime]], most: int) -> Batch:
+        batch = [line.popleft() for _ in range(min(most, len(line)))]
         self.taken()
         return batch
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -24,13 +25,13 @@ from tests.integration import test_tick
 from tests.integration.test_tick import LOG, TASK, TZDATA, World, seconds
 from tests.servers import PostgreSQL, wait_until
 from tests.sink import Received, Sink
-from triggers import calls, lanes, tick
+from triggers import calls, lanes, manage, tick
 from triggers import courier as couriers
 from triggers.calls import PER_HOST
 from triggers.courier import Courier
 from triggers.deliver import LEASE_MARGIN
 from triggers.store import plan
-from triggers.store.delivery import Job
+from triggers.store.delivery import Call, Job
 from triggers.tick import Hint
 
 reused_postgres_url = test_tick.reused_postgres_url
@@ -125,8 +126,9 @@ class Post:
     def carry(self, hints: Sequence[Hint], by: Courier | None = None) -> bool:
         """Bring hints to a courier, each kind in a message of its own."""
         for kind in sorted({hint.kind for hint in hints}):
-            batch = [(hint.event_id, hint.due_at) for hint in hints if hint.kind == kind]
-            (by or self.courier).submit(kind, batch)
+            message = [hint for hint in hints if hint.kind == kind]
+            batch = [(hint.event_id, hint.due_at) for hint in message]
+            (by or self.courier).submit(kind, batch, partial(self.hand_back, message))
         return True
 
     # What came of it
@@ -282,6 +284,39 @@ def test_the_databases_clock_decides_when_it_is_time(post: Post, kind: str) -> N
     assert datetime.now(UTC) >= event.due_at + seconds(0.4)
 
 
+def test_a_call_is_looked_at_before_its_instant_and_then_only_started(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[tuple[str, datetime]] = []
+    look = post.courier._look_for_calls
+
+    def watched(ids: Sequence[str]) -> list[Call]:
+        looked.extend((id_, datetime.now(UTC)) for id_ in ids if id_ != couriers.NOBODY)
+        return look(ids)
+
+    monkeypatch.setattr(post.courier, "_look_for_calls", watched)
+    for number in range(5):
+        post.create(f"t{number}", post.target("/status/200"), ahead=3 + number * 0.03)
+    post.tick()
+    wait_until(lambda: {event.status for event in post.world.events()} == {"succeeded"}, message="all")
+    due = {event.id: event.due_at for event in post.world.events()}
+    assert sorted(id_ for id_, _ in looked) == sorted(due)
+    assert all(at < due[id_] for id_, at in looked)
+    assert post.courier._foreseen == {}
+
+
+def test_a_call_that_was_looked_at_is_not_made_when_its_trigger_was_deleted_since(post: Post) -> None:
+    post.create("t", post.target("/status/200"), ahead=2.5)
+    post.create("other", post.target("/status/200"), ahead=2.6)
+    post.tick()
+    wait_until(lambda: len(post.courier._foreseen) == 2, message="both are looked at")
+    with post.world.database.write() as connection:
+        manage.delete(connection, "t", lambda _: datetime.now(UTC))
+    post.wait_for("other", succeeded=1)
+    assert len(post.requests("/status/200")) == 1
+    wait_until(lambda: len(post.courier._calls) == 0, message="nobody holds it any more")
+
+
 # --------------------------------------------------------------------------------------------- many
 
 
@@ -404,6 +439,25 @@ def test_a_message_is_not_taken_while_enough_is_due_here(post: Post, monkeypatch
     post.wait_for("t", 20, succeeded=2000)
 
 
+def test_all_messages_that_wait_for_room_find_it_one_after_the_other(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(couriers, "MOST_DUE", 10)
+    monkeypatch.setattr(couriers, "ROOM_SECONDS", 60)
+    gate, write_logs = threading.Event(), post.courier._write_logs
+    monkeypatch.setattr(post.courier, "_write_logs", lambda ids: gate.wait(20) and write_logs(ids))
+    post.create("t", LOG)
+    post.carry(post.add("t", 1700, "log"))
+    wait_until(lambda: 0 < len(post.courier._lanes["log"]) < 1700, message="the rest is due")
+    messages = [post.add("t", 20, "log") for _ in range(5)] + [post.add("t", 1, "log")]
+    with ThreadPoolExecutor(6) as pool:
+        taking = [pool.submit(post.carry, message) for message in messages]
+        gate.set()
+        for one in taking:
+            one.result(20)
+    post.wait_for("t", 20, succeeded=1801)
+
+
 def held_up(post: Post, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """A courier with enough to do, until the gate is opened."""
     monkeypatch.setattr(couriers, "MOST_DUE", 10)
@@ -436,7 +490,7 @@ def test_what_the_broker_does_not_take_back_waits_here(post: Post, monkeypatch: 
         asked.set()
         return False
 
-    monkeypatch.setattr(post.courier, "hand_back", refuse)
+    monkeypatch.setattr(post, "hand_back", refuse)
     with ThreadPoolExecutor(1) as pool:
         taking = pool.submit(post.carry, post.add("t", 30, "log"))
         assert asked.wait(10)

@@ -220,15 +220,16 @@ class Unattended(NamedTuple):
     dispatches: int
     name: str
     target_type: str
-    retry: Any
+    retry: Any  # None, like `policy`, while the event is pending: reading those of many takes seconds
     policy: Any
     deleted: bool
 
 
 UNFINISHED = """
 SELECT e.id, e.trigger_id, e.status, e.scheduled_for, e.due_at, e.lease_until, e.attempt,
-       e.attempt_started_at, e.dispatches, t.name, t.target_type, t.retry, t.policy,
-       t.deleted_at IS NOT NULL AS deleted
+       e.attempt_started_at, e.dispatches, t.name, t.target_type,
+       CASE WHEN e.status = 'running' THEN t.retry END AS retry,
+       CASE WHEN e.status = 'running' THEN t.policy END AS policy, t.deleted_at IS NOT NULL AS deleted
 FROM events e JOIN triggers t ON t.id = e.trigger_id
 WHERE """
 UNATTENDED = UNFINISHED + "e.recheck_at <= :now ORDER BY e.recheck_at LIMIT :most {lock}"

@@ -42,6 +42,7 @@ MAX_ANSWER_BYTES = 2048  # of the body, kept in the event
 MAX_ANSWER_HEADERS = 100
 MAX_ANSWER_LINE_BYTES = 8190
 MAX_RETRY_AFTER_SECONDS = 31_536_000.0
+MAX_BUFFERED_BYTES = 4_096  # of a body, which the kernel takes at once, however slow the peer reads
 MAX_LOOKUPS = 1_280  # threads that look names up at the same time; they sleep, and take 14 kB each
 SLOW_PART = 5  # one in so many is for names whose last look-up was slow
 SLOW_SECONDS = 1.0  # from here on it was
@@ -70,6 +71,7 @@ class _Attempt:
 
     addresses: list[Address] = field(default_factory=list)
     sockets: list[socket.socket] = field(default_factory=list)
+    body_bytes: int = 0
     sent: aiohttp.ClientRequest | None = None
     status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -135,7 +137,8 @@ class HttpCaller:
         except Exception as error:
             failure = _explain(error, attempt, request)
         finally:
-            attempt.hang_up()
+            if failure or attempt.body_bytes > MAX_BUFFERED_BYTES:
+                attempt.hang_up()  # of the others nothing is to be sent any more
             _current.reset(context)
         return _outcome(attempt, failure, self._now())
 
@@ -149,6 +152,7 @@ class HttpCaller:
         """Resolve, judge, send, read: one request on one new connection."""
         url = parse_url(request.url)
         body = b"" if request.body is None else _encoded(request.body)
+        attempt.body_bytes = len(body)
         headers = _headers(request, body, int(self._now()))
         attempt.addresses = await self._judged_addresses(url)
         response = await self._open_session().request(

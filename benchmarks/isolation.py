@@ -13,6 +13,8 @@ ten seconds, so that planning goes on all the time. The neighbour, once all of t
     calls     one trigger with 100,000 events, all due now, that calls a host which answers at once
     hanging   1,000 triggers due now whose ten hosts never answer
     hosts     the same, each with a host of its own
+    tasks     one trigger with 100,000 events of a user's task, all due now; everybody else has tasks in place
+              of calls
 """
 
 from __future__ import annotations
@@ -103,6 +105,11 @@ def hanging(place: Site, port: int) -> str:
     return f"benchmark-{due:%H%M%S}%"
 
 
+def tasks(place: Site, port: int) -> str:
+    """One trigger with 100,000 events of a user's task."""
+    return with_events(place, stored.NOOP)
+
+
 def hosts(place: Site, port: int) -> str:
     """1,000 triggers whose targets, each a host of its own, never answer."""
     due = (now() + timedelta(seconds=6)).replace(microsecond=0)
@@ -133,6 +140,7 @@ CASES = {
     "calls": calls,
     "hanging": hanging,
     "hosts": hosts,
+    "tasks": tasks,
 }
 
 
@@ -147,7 +155,8 @@ def run(kind: str, case: str, triggers: int, seconds: int) -> dict[str, Any]:
         port = start_sink(place)
         place.environment |= {"ALLOW_PRIVATE_TARGETS": "true", "TICK_SECONDS": str(TICK_SECONDS)}
         place.start_worker()
-        firsts = everybody_else(place, port, triggers)
+        answers = {"type": "http", "url": f"http://127.0.1.1:{port}/"}
+        firsts = everybody_else(place, stored.NOOP if case == "tasks" else answers, triggers)
         place.settle()
         place.start_celery("beat")
         since = firsts[0] + SETTLING
@@ -168,13 +177,12 @@ def run(kind: str, case: str, triggers: int, seconds: int) -> dict[str, Any]:
         }
 
 
-def everybody_else(place: Site, port: int, triggers: int) -> list[datetime]:
-    """Triggers of target `log`, and as many that call a host which answers; their first instants."""
+def everybody_else(place: Site, other: dict[str, Any], triggers: int) -> list[datetime]:
+    """Triggers of target `log`, and as many of another one; their first instants."""
     began = now() + timedelta(seconds=6)
     step = timedelta(seconds=EVERY_SECONDS) / triggers
     firsts = [began, began + step / 2]
-    http = {"type": "http", "url": f"http://127.0.1.1:{port}/"}
-    for first, target in zip(firsts, (stored.LOG, http), strict=True):
+    for first, target in zip(firsts, (stored.LOG, other), strict=True):
         stored.insert_triggers(place, triggers, target, first, apart=step, every_seconds=EVERY_SECONDS)
     return firsts
 

@@ -23,9 +23,11 @@ from celery_config.guard import check_time_limits, guarded
 
 TASK = PREFIX + "run_tasks"
 MOST = 16  # tasks in a bundle: each costs a sixteenth of a message, and a pool ends them in a moment
+FEW = 8  # the same, behind others: who comes waits for the bundles that a worker has taken
 PATIENCE_SECONDS = 0.5  # until what a worker has no room for goes back
 LEAST_AHEAD = 2  # tasks that wait in the pool for a free process
 OF_AN_EVENT = {"triggerbeat_event": True}  # a header of such a task
+BEHIND_OTHERS = 9  # a priority: Redis has a list of its own for it, and RabbitMQ's queues take no notice
 
 log = logging.getLogger("triggerbeat.bundle")
 
@@ -55,7 +57,7 @@ class Bundle:
 
     def __init__(self, message: Message, left: int, acknowledge: Callable[[], None]) -> None:
         self.delivery_info = message.delivery_info
-        self.queue: str = message.delivery_info["routing_key"]
+        self.back = where_from(message)
         self.origin = message.headers.get("origin")
         self.left = left
         self.acknowledge = acknowledge
@@ -80,7 +82,7 @@ class Unpacked(Message):
             content_type="application/json",
             content_encoding="utf-8",
             delivery_info=bundle.delivery_info,
-            properties=alone.properties,
+            properties=alone.properties | {"priority": bundle.back.get("priority")},
             headers=alone.headers | OF_AN_EVENT,
         )
         self.settle = settle
@@ -162,21 +164,28 @@ class Unpacker:
         """
 
         def work() -> None:
-            send_alone(self.consumer.app, [(name, task, bundle.queue) for name, task, bundle in tasks])
+            send_alone(self.consumer.app, [(name, task, bundle.back) for name, task, bundle in tasks])
             done()
 
         if tasks:
             Thread(target=work, daemon=True).start()
 
 
+def where_from(message: Message) -> dict[str, Any]:
+    """The options that send something to where a message came from."""
+    options = {"queue": message.delivery_info["routing_key"]}
+    priority = message.properties.get("priority")
+    return options | {"priority": priority} if priority else options
+
+
 def send_alone(
-    app: Celery, tasks: Iterable[tuple[str, Packed, str]], headers: dict[str, Any] = OF_AN_EVENT
+    app: Celery, tasks: Iterable[tuple[str, Packed, dict[str, Any]]], headers: dict[str, Any] = OF_AN_EVENT
 ) -> None:
-    """Publish tasks (name, task, queue) in messages of their own; what cannot be sent is found by a tick."""
+    """Publish tasks (name, task, options) each in a message; what cannot be sent is found by a tick."""
     try:
         with app.producer_or_acquire() as producer:
-            for name, task, queue in tasks:
-                send(app, name, [task], {"producer": producer, "queue": queue, "headers": headers})
+            for name, task, options in tasks:
+                send(app, name, [task], {"producer": producer, "headers": headers} | options)
     except Exception as error:
         log.error("cannot send tasks again, a tick does: %s: %s", type(error).__name__, error)
 

@@ -89,7 +89,7 @@ def look_into_queues() -> tick.Queues:
 
 courier = Courier(
     database,
-    publish=lambda jobs: publish_tasks(celery, jobs, settings.celery_queues[0]),
+    publish=lambda jobs, late: publish_tasks(celery, jobs, settings.celery_queues[0], late),
     hand_back=send,
     allow_private=settings.allow_private_targets,
     wall_clock=time.time,  # noqa: TID251  an entry point: for the deliveries' webhook-timestamp

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from math import ceil
@@ -96,8 +97,9 @@ def send_again(app: Celery, kind: str, batch: Sequence[Any], shown: str) -> bool
     return True
 
 
-def publish_tasks(app: Celery, jobs: Sequence[Job], default_queue: str) -> None:
-    """Send users' tasks: few in messages of their own, with the event's id as task id; many in bundles.
+def publish_tasks(app: Celery, jobs: Sequence[Job], default_queue: str, late: bool = False) -> None:
+    """Send users' tasks: few in messages of their own, with the event's id as task id; many in bundles. Those
+    that are late, and those of a trigger with many at once, after the others.
 
     The arguments in the message are for people to see; the attempt reads them from the database when it
     begins. Raises what kombu raises. Redis takes some of them in one round trip: waiting for each answer this
@@ -105,27 +107,34 @@ def publish_tasks(app: Celery, jobs: Sequence[Job], default_queue: str) -> None:
     """
     declared: set[str] = set()  # looking whether a queue is known already is a fifth of what a message takes
     with app.producer_or_acquire() as producer, producer.batch(TOGETHER):
-        for (queue, name), chunk in chunks_of_tasks(jobs, default_queue):
+        for (queue, name, behind), chunk in chunks_of_tasks(jobs, default_queue, late):
             options = {"producer": producer, "queue": queue, "declare": [] if queue in declared else None}
+            if behind:
+                options["priority"] = bundle.BEHIND_OTHERS
             bundle.send(app, name, [packed(job) for job in chunk], options)
             declared.add(queue)
 
 
-Destination = tuple[str, str]  # the queue and the task
+Destination = tuple[str, str, bool]  # the queue, the task, and whether behind the others there
 
 
-def chunks_of_tasks(jobs: Sequence[Job], default_queue: str) -> Iterator[tuple[Destination, Sequence[Job]]]:
+def chunks_of_tasks(
+    jobs: Sequence[Job], default_queue: str, late: bool = False
+) -> Iterator[tuple[Destination, Sequence[Job]]]:
     """What goes out together, and where to: few one by one in their order, many as bundles."""
     by_destination: dict[Destination, list[Job]] = {}
+    counts = Counter(job.trigger_id for job in jobs)
     for job in jobs:
-        destination = (job.target["queue"] or default_queue, job.target["task"])
+        behind = late or counts[job.trigger_id] > NAMED
+        destination = (job.target["queue"] or default_queue, job.target["task"], behind)
         if len(jobs) <= NAMED:
             yield destination, [job]
         else:
             by_destination.setdefault(destination, []).append(job)
     for destination, same in by_destination.items():
-        for at in range(0, len(same), bundle.MOST):
-            yield destination, same[at : at + bundle.MOST]
+        most = bundle.FEW if destination[2] else bundle.MOST
+        for at in range(0, len(same), most):
+            yield destination, same[at : at + most]
 
 
 def packed(job: Job) -> bundle.Packed:

@@ -19,7 +19,7 @@ from celery import Celery
 from celery.concurrency.asynpool import AsynPool
 from celery.worker import state
 
-from celery_config.bundle import OF_AN_EVENT, Packed, send_alone
+from celery_config.bundle import OF_AN_EVENT, Packed, send_alone, where_from
 
 LOOK_SECONDS = 0.5  # what waits when it is looked at and still does at the next look has a copy sent
 COPY = "triggerbeat_copy"  # a header
@@ -102,7 +102,7 @@ def share(app: Celery, requests: Iterable[Any]) -> None:
     copies = []
     for request in requests:
         with suppress(TypeError, ValueError):  # somebody's message of another form
-            copies.append((request.name, packed(request), queue_of(request)))
+            copies.append((request.name, packed(request), where_from(request.message)))
     if copies:
         Thread(target=send_alone, args=(app, copies, OF_AN_EVENT | {COPY: True}), daemon=True).start()
 
@@ -111,9 +111,3 @@ def packed(request: Any) -> Packed:
     """What a message says of a task."""
     args, kwargs, _ = request.message.payload
     return Packed(request.id, request.time_limits[0], args, kwargs)
-
-
-def queue_of(request: Any) -> str:
-    """Where the message came from."""
-    queue: str = request.message.delivery_info["routing_key"]
-    return queue

@@ -49,7 +49,7 @@ RECORD_SECONDS = (
 )
 PAUSE_SECONDS = 1.0  # between tries to record results while the database is away
 
-Publish = Callable[[Sequence[Job]], None]  # sends users' tasks to their queue; raises when it cannot
+Publish = Callable[[Sequence[Job], bool], None]  # sends users' tasks, late ones or not; raises when it cannot
 KINDS = ("log", "http", "celery")
 NOBODY = "00000000-0000-0000-0000-000000000000"
 Waiting = tuple[str, datetime, str]  # an event with its instant, and its kind of target
@@ -193,7 +193,7 @@ class Courier:
         self._caller = HttpCaller(*self._caller_options, max_lookups=most_calls())
         self._calls = Calls(self._caller, self._ended)
         works = [self._log, self._http, self._late_http, self._foresee, self._admissions, self._starts]
-        works += [self._tasks, self._finishes]
+        works += [self._tasks, self._late_tasks, self._finishes]
         if self.database.is_postgres:  # SQLite has one writer
             works += [self._log, self._starts]
         self._workers = [self._loop.create_task(self._forever(work)) for work in works]
@@ -345,9 +345,20 @@ class Courier:
     # celery
 
     async def _tasks(self) -> None:
-        batch = await self._lanes["celery"].take()
+        await self._look_and_publish(await self._lanes["celery"].take_on_time(), late=False)
+
+    async def _late_tasks(self) -> None:
+        """Those that came late, and half of the time: to publish takes as much as to run a short one, which
+        waits for others then.
+        """
+        batch = await self._lanes["celery"].take_late()
+        began = time.monotonic()
+        await self._look_and_publish(batch, late=True)
+        await asyncio.sleep(time.monotonic() - began)
+
+    async def _look_and_publish(self, batch: Batch, late: bool) -> None:
         jobs = await self._sql(self._look, [id_ for id_, _ in batch])
-        await self._elsewhere(self._publishing, self.publish, jobs)
+        await self._elsewhere(self._publishing, self.publish, jobs, late)
 
     def _look(self, ids: Sequence[str]) -> list[Job]:
         with self.database.read() as connection:

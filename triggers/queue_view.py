@@ -1,7 +1,8 @@
 """What waits in the broker, decoded. It only looks: nothing is taken, moved or acknowledged.
 
-Redis: kombu keeps a list for each queue, newest first, and the hash `unacked` for what workers hold, the
-events with an eta among them. RabbitMQ tells how many messages are ready, and no more than that.
+Redis: kombu keeps a list for each queue, newest first, another for tasks that let the others go first, and
+the hash `unacked` for what workers hold, the events with an eta among them. RabbitMQ tells how many messages
+are ready, and no more than that.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ SHOWN = 100  # messages of each kind; totals are exact
 TIMEOUT_SECONDS = 2.0
 OUR_QUEUE = "celery"
 HELD = "unacked"
+BEHIND_OTHERS = "\x06\x169"  # what kombu appends to a queue's name for messages of the lowest priority
 LONGEST_TEXT = 200  # characters of an argument or of a message that is not ours
 MOST_ARGUMENTS = 20
 
@@ -91,9 +93,13 @@ def redis_queues(url: str, names: Iterable[str]) -> Document:
     with redis_client(url) as client:
         found = []
         for name in names:
+            lists = (name, name + BEHIND_OTHERS)
             # Workers take from the right end, so what comes next stands there.
-            shown = [message(raw) for raw in reversed(client.lrange(name, -SHOWN, -1))]
-            found.append({"name": name, "waiting": client.llen(name), "messages": shown})
+            raw = [one for key in lists for one in reversed(client.lrange(key, -SHOWN, -1))]
+            waiting = sum(client.llen(key) for key in lists)
+            found.append(
+                {"name": name, "waiting": waiting, "messages": [message(one) for one in raw[:SHOWN]]}
+            )
         held = first_of_hash(client, HELD)
         return {
             "queues": found,

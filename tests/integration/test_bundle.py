@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from celery import Celery
@@ -95,6 +96,35 @@ def test_many_tasks_go_out_as_bundles_of_one_task_and_one_queue(app: Celery) -> 
     assert name == "users.task"
     assert packed[7] == [jobs[-1].id, 40, [239, "trigger-239"], {"a": 1}]
     assert jobs[0].id in found["tasks"][0].headers["argsrepr"], "for who looks at the queue"
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_a_task_on_time_goes_before_those_of_a_trigger_with_many_and_before_late_ones(
+    app: Celery, late: bool
+) -> None:
+    """Of Redis. RabbitMQ's queues are first come, first served."""
+    messages(app, "tasks")
+    publish_tasks(app, [job(number) for number in range(NAMED + (not late))], "tasks", late)
+    on_time = replace(job(500), trigger_id="01a1f892-3393-73c0-949a-272df0e0657b")
+    publish_tasks(app, [on_time], "tasks")
+    with app.connection_for_read() as connection:
+        is_redis = connection.transport.driver_type == "redis"
+    found = messages(app, "tasks")
+    assert len(found) > 1
+    assert found[0 if is_redis else -1].headers["id"] == on_time.id
+
+
+def test_what_is_sent_again_stays_behind_the_others() -> None:
+    consumer, unpacker = Consumer(), Unpacker()
+    unpacker.start(consumer)
+    message = SimpleNamespace(
+        delivery_info={"routing_key": "more"}, properties={"priority": bundle.BEHIND_OTHERS}, headers={}
+    )
+    taken_bundle = Bundle(cast(Message, message), 3, lambda: None)
+    unpacker.take("users.task", tasks(3), taken_bundle)
+    wanted = {"queue": "more", "priority": bundle.BEHIND_OTHERS}
+    assert taken_bundle.back == wanted
+    assert bundle.where_from(consumer.handed[0]) == wanted
 
 
 # ------------------------------------------------------------------------------------------- taken apart

@@ -90,7 +90,7 @@ class Post:
         self.stack.callback(dismiss, made)
         return made
 
-    def publish(self, jobs: Sequence[Job]) -> None:
+    def publish(self, jobs: Sequence[Job], late: bool) -> None:
         self.published += jobs
 
     def hand_back(self, hints: Sequence[Hint]) -> bool:
@@ -224,7 +224,7 @@ def test_a_users_task_is_published_to_its_queue_at_its_instant(post: Post) -> No
 
 
 def test_a_broker_that_is_away_stops_no_later_task(post: Post) -> None:
-    def broken(jobs: Sequence[Job]) -> None:
+    def broken(jobs: Sequence[Job], late: bool) -> None:
         post.courier.publish = post.publish
         raise ConnectionError("no broker")
 

@@ -102,7 +102,7 @@ class Broker:
             return False
         return True
 
-    def publish_tasks(self, jobs: Sequence[Job]) -> None:
+    def publish_tasks(self, jobs: Sequence[Job], late: bool = False) -> None:
         """As `celery_config.dispatch.publish_tasks`."""
         for job in jobs:
             self.publish(TASKS, ("task", job.target["task"], job.id))

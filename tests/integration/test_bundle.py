@@ -32,7 +32,7 @@ def job(number: int, task: str = "users.task", queue: str | None = None) -> Job:
     """An event of a user's task, as the courier publishes it."""
     return Job(
         id=f"01a1f892-3393-73c0-949a-{number:012x}",
-        trigger_id="01a1f892-3393-73c0-949a-272df0e0657a",
+        trigger_id=f"01a1f892-3393-73c0-949b-{number:012x}",
         scheduled_for=NOON,
         fire_at=NOON,
         due_at=NOON,
@@ -104,8 +104,9 @@ def test_a_task_on_time_goes_before_those_of_a_trigger_with_many_and_before_late
 ) -> None:
     """Of Redis. RabbitMQ's queues are first come, first served."""
     messages(app, "tasks")
-    publish_tasks(app, [job(number) for number in range(NAMED + (not late))], "tasks", late)
-    on_time = replace(job(500), trigger_id="01a1f892-3393-73c0-949a-272df0e0657b")
+    of_one = [replace(job(number), trigger_id=job(0).trigger_id) for number in range(NAMED + 1)]
+    publish_tasks(app, [job(number) for number in range(NAMED)] if late else of_one, "tasks", late)
+    on_time = job(500)
     publish_tasks(app, [on_time], "tasks")
     with app.connection_for_read() as connection:
         is_redis = connection.transport.driver_type == "redis"

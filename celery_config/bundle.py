@@ -27,7 +27,7 @@ FEW = 8  # the same, behind others: who comes waits for the bundles that a worke
 PATIENCE_SECONDS = 0.5  # until what a worker has no room for goes back
 LEAST_AHEAD = 2  # tasks that wait in the pool for a free process
 OF_AN_EVENT = {"triggerbeat_event": True}  # a header of such a task
-BEHIND_OTHERS = 9  # a priority: Redis has a list of its own for it, and RabbitMQ's queues take no notice
+BEHIND_OTHERS = 9  # kombu's priority for Redis, with a list of its own; RabbitMQ counts the other way round
 
 log = logging.getLogger("triggerbeat.bundle")
 

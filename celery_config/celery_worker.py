@@ -159,7 +159,8 @@ def deliver(kind: str, batch: list[list[Any]]) -> int:
     """Take over events, `[[instant, [event id, ...]], ...]`, until their instant, and deliver them."""
     events = [(id_, datetime.fromisoformat(due)) for due, ids in batch for id_ in ids]
     with told(f"take over {len(events)} events, a tick sends them again"):
-        courier.submit(kind, events, lambda: send_again(celery, kind, batch, deliver.request.argsrepr))
+        shown = getattr(deliver.request, "argsrepr", None)
+        courier.submit(kind, events, lambda: send_again(celery, kind, batch, shown))
     return len(events)
 
 

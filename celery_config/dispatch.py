@@ -82,12 +82,12 @@ def publish_chunk(app: Celery, producer: Any, kind: str, chunk: Sequence[Hint]) 
     send_chunk(app, kind, batch, f"({kind}: {shown})", producer=producer)
 
 
-def send_chunk(app: Celery, kind: str, batch: Sequence[Any], shown: str, **options: Any) -> None:
+def send_chunk(app: Celery, kind: str, batch: Sequence[Any], shown: str | None, **options: Any) -> None:
     """Publish events, `[[instant, [event id, ...]], ...]`. Raises what kombu raises."""
     app.send_task(DELIVER, (kind, batch), argsrepr=shown, ignore_result=True, **options)
 
 
-def send_again(app: Celery, kind: str, batch: Sequence[Any], shown: str) -> bool:
+def send_again(app: Celery, kind: str, batch: Sequence[Any], shown: str | None) -> bool:
     """Send a message of events to the end of its queue, as it came; whether the broker took it."""
     try:
         send_chunk(app, kind, batch, shown)
@@ -109,7 +109,7 @@ def publish_tasks(app: Celery, jobs: Sequence[Job], default_queue: str, late: bo
     with app.producer_or_acquire() as producer, producer.batch(TOGETHER):
         for (queue, name, behind), chunk in chunks_of_tasks(jobs, default_queue, late):
             options = {"producer": producer, "queue": queue, "declare": [] if queue in declared else None}
-            if behind:
+            if behind and producer.connection.transport.driver_type == "redis":
                 options["priority"] = bundle.BEHIND_OTHERS
             bundle.send(app, name, [packed(job) for job in chunk], options)
             declared.add(queue)

@@ -36,6 +36,7 @@ from triggers.tick import Dispatch, Hint
 
 FORESEEN_SECONDS = 1.0  # before its instant a call is looked at
 FEW = 50  # calls that are admitted in one turn of the loop
+LATE_TASKS = 80  # users' tasks that came late, published together; more than go out one by one
 LATE_PAUSE_SECONDS = 0.05  # between looks at calls that came late, while enough of them wait
 LATE_SECONDS = 1.0  # after its instant an event that comes now is late anyway
 MOST_TAKEN_OVER = 10_000  # events, when a worker starts; of more the next tick finds what nobody holds
@@ -274,7 +275,7 @@ class Courier:
         self._held.pop(id(group), None)
         if self.clock.seconds_until(group[0][1]) > 0:  # the clock was measured anew meanwhile
             self._hold(kind, group)
-        elif group[0][0] in self._foreseen:
+        elif kind == "http" and any(id_ in self._foreseen for id_, _ in group):
             self._ready.put(group)
         else:
             self._lanes[kind].put(group)
@@ -351,7 +352,7 @@ class Courier:
         """Those that came late, and half of the time: to publish takes as much as to run a short one, which
         waits for others then.
         """
-        batch = await self._lanes["celery"].take_late()
+        batch = await self._lanes["celery"].take_late(LATE_TASKS)
         began = time.monotonic()
         await self._look_and_publish(batch, late=True)
         await asyncio.sleep(time.monotonic() - began)
@@ -368,10 +369,24 @@ class Courier:
 
     async def _foresee(self) -> None:
         """Look at calls before their instant, so that then they need but a start."""
-        batch = dict(await self._soon.take())
-        for call in await self._sql(self._look_for_calls, list(batch)):
+        taken = await self._soon.take()
+        batch = {id_: due for id_, due in taken if self.clock.seconds_until(due) > 0}
+        for call in await self._sql(self._look_for_calls, list(batch)) if batch else ():
             if self.clock.seconds_until(batch[call.id]) > 0:  # else its timer may be gone
                 self._foreseen[call.id] = call
+        if not len(self._soon):
+            self._forget_passed()
+        await asyncio.sleep(0)
+
+    def _forget_passed(self) -> None:
+        """A clock that was measured anew may have let a timer go by what was just looked at."""
+        passed = [
+            id_
+            for id_, call in self._foreseen.items()
+            if self.clock.seconds_until(call.due_at) < -LATE_SECONDS
+        ]
+        for id_ in passed:
+            del self._foreseen[id_]
 
     async def _admissions(self) -> None:
         """Let calls start that were foreseen; a few in each turn of the loop."""

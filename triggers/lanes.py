@@ -13,7 +13,7 @@ from models.database import Database
 
 CHUNK = 500  # events in one statement
 LARGEST_CHUNK = 2_000  # of events that need one statement and no look: then commits are what takes long
-LATE_CHUNK = 80  # of these, for events that came late, when there are others
+LATE_CHUNK = 50  # of these, for events that came late, when there are others
 RESYNC_SECONDS = 30.0  # how often the distance to the database's clock is measured
 
 Batch = list[tuple[str, datetime]]  # ids with their instants
@@ -80,11 +80,11 @@ class Lane:
             await self._more()
         return self._first(self.due, self.chunk)
 
-    async def take_late(self) -> Batch:
-        """Up to a late chunk of what was late when it came."""
+    async def take_late(self, most: int = LATE_CHUNK) -> Batch:
+        """Up to so many of what was late when it came."""
         while not self.late:
             await self._more()
-        return self._first(self.late, LATE_CHUNK)
+        return self._first(self.late, most)
 
     async def _more(self) -> None:
         self.wake.clear()

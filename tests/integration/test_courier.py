@@ -317,6 +317,21 @@ def test_a_call_that_was_looked_at_is_not_made_when_its_trigger_was_deleted_sinc
     wait_until(lambda: len(post.courier._calls) == 0, message="nobody holds it any more")
 
 
+def test_of_calls_of_one_instant_none_stays_behind_when_the_first_is_gone(post: Post) -> None:
+    at = (datetime.now(UTC) + seconds(3)).isoformat()
+    for name in ("a", "b", "c"):
+        post.world.create(name, {"type": "once", "at": at}, post.target("/status/200"))
+    post.tick()
+    wait_until(lambda: post.courier._held, message="they are held")
+    (held,) = [batch for _, _, batch in post.courier._held.values()]
+    first = next(event for event in post.world.events() if event.id == held[0][0])
+    with post.world.database.write() as connection:
+        manage.delete(connection, first.trigger_id, lambda _: datetime.now(UTC))
+    wait_until(lambda: len(post.courier._foreseen) == 2, message="the others are looked at")
+    wait_until(lambda: len(post.requests("/status/200")) == 2, message="and made")
+    assert post.courier._foreseen == {}
+
+
 # --------------------------------------------------------------------------------------------- many
 
 

@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+import uvloop
 from standardwebhooks.webhooks import Webhook
 
 from tests.sink import Sink
@@ -366,6 +367,11 @@ def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+def open_sockets() -> int:
+    directory = Path("/proc/self/fd")
+    return sum(os.readlink(path).startswith("socket:") for path in directory.iterdir() if path.is_symlink())
+
+
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files in /proc")
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
 def test_a_target_that_does_not_read_holds_no_connection_after_the_deadline() -> None:
@@ -686,6 +692,41 @@ def test_a_target_that_does_not_speak_tls_ends_by_the_deadline() -> None:
         assert failed(outcome)["type"] in ("TlsError", "ConnectError", "Timeout")
 
     run(scenario)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files in /proc")
+def test_a_tls_target_that_says_no_farewell_holds_no_connection_after_its_answer(certificate: Path) -> None:
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(certificate)
+    done = threading.Event()
+
+    def answer(listener: socket.socket) -> None:
+        accepted, _ = listener.accept()
+        with server.wrap_socket(accepted, server_side=True) as peer:
+            peer.recv(65536)
+            peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            done.wait(20)
+
+    async def main(listener: socket.socket) -> None:
+        calling = caller(
+            resolve=Names(["127.0.0.1"]), tls=ssl.create_default_context(cafile=str(certificate))
+        )
+        before = open_sockets()
+        url = f"https://hooks.test:{listener.getsockname()[1]}/"
+        assert (await calling.call(request(url))).succeeded
+        async with asyncio.timeout(5):
+            while open_sockets() > before + 1:  # the server's own end
+                await asyncio.sleep(0.01)
+        await calling.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer, args=(listener,), daemon=True)
+        thread.start()
+        try:
+            uvloop.run(main(listener))
+        finally:
+            done.set()
+            thread.join(5)
 
 
 # ----------------------------------------------------------------------------------------- concurrency

@@ -71,7 +71,7 @@ class _Attempt:
 
     addresses: list[Address] = field(default_factory=list)
     sockets: list[socket.socket] = field(default_factory=list)
-    body_bytes: int = 0
+    lingers: bool = True  # closing its connection may take long
     sent: aiohttp.ClientRequest | None = None
     status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -88,8 +88,9 @@ class _Attempt:
     def hang_up(self) -> None:
         """Let go of the connection at once.
 
-        Closing alone would wait for a peer that stopped reading to take what is still to be sent, and
-        such peers would use up the process's file descriptors.
+        Closing alone would wait for a peer that stopped reading to take what is still to be sent, or to say
+        farewell, and such peers would use up the process's file descriptors. Where nothing is left to be
+        sent this is spared: it is one of some eight system calls for which the loop gives Python's lock away.
         """
         for sock in self.sockets:
             with suppress(OSError):
@@ -137,8 +138,8 @@ class HttpCaller:
         except Exception as error:
             failure = _explain(error, attempt, request)
         finally:
-            if failure or attempt.body_bytes > MAX_BUFFERED_BYTES:
-                attempt.hang_up()  # of the others nothing is to be sent any more
+            if attempt.lingers:
+                attempt.hang_up()
             _current.reset(context)
         return _outcome(attempt, failure, self._now())
 
@@ -152,7 +153,6 @@ class HttpCaller:
         """Resolve, judge, send, read: one request on one new connection."""
         url = parse_url(request.url)
         body = b"" if request.body is None else _encoded(request.body)
-        attempt.body_bytes = len(body)
         headers = _headers(request, body, int(self._now()))
         attempt.addresses = await self._judged_addresses(url)
         response = await self._open_session().request(
@@ -168,6 +168,8 @@ class HttpCaller:
                 attempt.body += chunk
         finally:
             response.close()
+        # TLS waits for the peer's farewell.
+        attempt.lingers = url.scheme != "http" or len(body) > MAX_BUFFERED_BYTES
 
     async def _judged_addresses(self, url: Url) -> list[Address]:
         """Resolve the host once and return some of its addresses, all of which may be connected to.

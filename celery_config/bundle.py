@@ -23,7 +23,7 @@ from celery_config.guard import check_time_limits, guarded
 
 TASK = PREFIX + "run_tasks"
 MOST = 16  # tasks in a bundle: each costs a sixteenth of a message, and a pool ends them in a moment
-FEW = 8  # the same, behind others: who comes waits for the bundles that a worker has taken
+FEW = 4  # the same, behind others: who comes waits for the bundles that a worker has taken
 PATIENCE_SECONDS = 0.5  # until what a worker has no room for goes back
 LEAST_AHEAD = 2  # tasks that wait in the pool for a free process
 OF_AN_EVENT = {"triggerbeat_event": True}  # a header of such a task

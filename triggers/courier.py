@@ -25,7 +25,7 @@ from models.database import Database, in_one_line, is_away
 from triggers import deliver
 from triggers.calls import Calls, most_calls
 from triggers.deliver import Finish, Finished, Released
-from triggers.lanes import CHUNK, Batch, Lane, SharedClock
+from triggers.lanes import CHUNK, LATE_CHUNK, Batch, Lane, SharedClock
 from triggers.logs import together
 from triggers.outgoing import values_of
 from triggers.store import delivery, lifecycle, plan
@@ -36,6 +36,7 @@ from triggers.tick import Dispatch, Hint
 
 FORESEEN_SECONDS = 1.0  # before its instant a call is looked at
 FEW = 50  # calls that are admitted in one turn of the loop
+ON_TIME_SECONDS = 1.0  # so long what is late lets others go first
 LATE_TASKS = 80  # users' tasks that came late, published together; more than go out one by one
 LATE_PAUSE_SECONDS = 0.05  # between looks at calls that came late, while enough of them wait
 LATE_SECONDS = 1.0  # after its instant an event that comes now is late anyway
@@ -184,6 +185,7 @@ class Courier:
         self._unwanted: list[Waiting] = []  # came to be held while this process stops
         self._lanes = {kind: Lane(self._notify_room) for kind in KINDS}
         self._soon = Lane(self._notify_room)  # calls that are due in a second
+        self._on_time_at = float("-inf")  # when something held came to its instant
         self._foreseen: dict[str, Call] = {}  # those that were looked at, until their instant
         self._ready = Lane(self._notify_room, FEW)  # of these, the ones that are due
         self._held: dict[int, tuple[asyncio.TimerHandle, str, Batch]] = {}
@@ -261,6 +263,11 @@ class Courier:
                 self._call_later(wait + NOT_EARLY_SECONDS, self._due, kind, group)
         self._notify_room()
 
+    @property
+    def _others_on_time(self) -> bool:
+        """Whether anything came to its instant here in the last moment."""
+        return time.monotonic() - self._on_time_at < ON_TIME_SECONDS
+
     def _call_later(
         self, seconds: float, then: Callable[[str, Batch], None], kind: str, group: Batch
     ) -> None:
@@ -273,6 +280,7 @@ class Courier:
 
     def _due(self, kind: str, group: Batch) -> None:
         self._held.pop(id(group), None)
+        self._on_time_at = time.monotonic()
         if self.clock.seconds_until(group[0][1]) > 0:  # the clock was measured anew meanwhile
             self._hold(kind, group)
         elif kind == "http" and any(id_ in self._foreseen for id_, _ in group):
@@ -349,13 +357,14 @@ class Courier:
         await self._look_and_publish(await self._lanes["celery"].take_on_time(), late=False)
 
     async def _late_tasks(self) -> None:
-        """Those that came late, and half of the time: to publish takes as much as to run a short one, which
-        waits for others then.
+        """Those that came late; while others are on time for half of the time, since to publish one takes as
+        much of the machine as to run it, if it is short.
         """
         batch = await self._lanes["celery"].take_late(LATE_TASKS)
         began = time.monotonic()
         await self._look_and_publish(batch, late=True)
-        await asyncio.sleep(time.monotonic() - began)
+        if self._others_on_time:
+            await asyncio.sleep(time.monotonic() - began)
 
     async def _look_and_publish(self, batch: Batch, late: bool) -> None:
         jobs = await self._sql(self._look, [id_ for id_, _ in batch])
@@ -401,12 +410,13 @@ class Courier:
         await self._look_and_admit(await self._lanes["http"].take_on_time())
 
     async def _late_http(self) -> None:
-        """Those that came late; not all at once while enough wait for their turn, since to look at a hundred
-        thousand keeps this process from its other work for seconds.
+        """Those that came late; while others are on time slowly, when enough wait for their turn: to look at a
+        hundred thousand keeps this process from its other work for seconds.
         """
-        if len(self._calls) > MOST_DUE:
+        if self._others_on_time and len(self._calls) > MOST_DUE:
             await asyncio.sleep(LATE_PAUSE_SECONDS)
-        await self._look_and_admit(await self._lanes["http"].take_late())
+        batch = await self._lanes["http"].take_late(LATE_CHUNK if self._others_on_time else CHUNK)
+        await self._look_and_admit(batch)
 
     async def _look_and_admit(self, batch: Batch) -> None:
         for call in await self._sql(

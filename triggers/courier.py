@@ -410,7 +410,7 @@ class Courier:
         await self._look_and_admit(await self._lanes["http"].take_on_time())
 
     async def _late_http(self) -> None:
-        """Those that came late; while others are on time slowly, when enough wait for their turn: to look at a
+        """Those that came late; slowly while others are on time and enough wait for their turn: to look at a
         hundred thousand keeps this process from its other work for seconds.
         """
         if self._others_on_time and len(self._calls) > MOST_DUE:

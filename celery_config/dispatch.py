@@ -119,7 +119,7 @@ Destination = tuple[str, str, bool]  # the queue, the task, and whether behind t
 
 
 def chunks_of_tasks(
-    jobs: Sequence[Job], default_queue: str, late: bool = False
+    jobs: Sequence[Job], default_queue: str, late: bool
 ) -> Iterator[tuple[Destination, Sequence[Job]]]:
     """What goes out together, and where to: few one by one in their order, many as bundles."""
     by_destination: dict[Destination, list[Job]] = {}

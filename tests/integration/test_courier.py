@@ -457,13 +457,7 @@ def test_a_message_is_not_taken_while_enough_is_due_here(post: Post, monkeypatch
 def test_all_messages_that_wait_for_room_find_it_one_after_the_other(
     post: Post, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(couriers, "MOST_DUE", 10)
-    monkeypatch.setattr(couriers, "ROOM_SECONDS", 60)
-    gate, write_logs = threading.Event(), post.courier._write_logs
-    monkeypatch.setattr(post.courier, "_write_logs", lambda ids: gate.wait(20) and write_logs(ids))
-    post.create("t", LOG)
-    post.carry(post.add("t", 1700, "log"))
-    wait_until(lambda: 0 < len(post.courier._lanes["log"]) < 1700, message="the rest is due")
+    gate = held_up(post, monkeypatch, room_seconds=60)
     messages = [post.add("t", 20, "log") for _ in range(5)] + [post.add("t", 1, "log")]
     with ThreadPoolExecutor(6) as pool:
         taking = [pool.submit(post.carry, message) for message in messages]
@@ -473,10 +467,10 @@ def test_all_messages_that_wait_for_room_find_it_one_after_the_other(
     post.wait_for("t", 20, succeeded=1801)
 
 
-def held_up(post: Post, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+def held_up(post: Post, monkeypatch: pytest.MonkeyPatch, room_seconds: float = 0.05) -> threading.Event:
     """A courier with enough to do, until the gate is opened."""
     monkeypatch.setattr(couriers, "MOST_DUE", 10)
-    monkeypatch.setattr(couriers, "ROOM_SECONDS", 0.05)
+    monkeypatch.setattr(couriers, "ROOM_SECONDS", room_seconds)
     gate, write_logs = threading.Event(), post.courier._write_logs
     monkeypatch.setattr(post.courier, "_write_logs", lambda ids: gate.wait(20) and write_logs(ids))
     post.create("t", LOG)

@@ -20,6 +20,7 @@ from celery_config.bundle import Bundle, Packed, Unpacker
 from celery_config.dispatch import NAMED, publish_tasks
 from tests.integration import test_dispatch, test_guard
 from tests.processes import wait_until
+from triggers.queue_view import amqp_queues, is_redis, redis_queues
 from triggers.store.delivery import Job
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -108,12 +109,21 @@ def test_a_task_on_time_goes_before_those_of_a_trigger_with_many_and_before_late
     publish_tasks(app, [job(number) for number in range(NAMED)] if late else of_one, "tasks", late)
     on_time = job(500)
     publish_tasks(app, [on_time], "tasks")
-    with app.connection_for_read() as connection:
-        is_redis = connection.transport.driver_type == "redis"
     found = messages(app, "tasks")
     assert len(found) > 1
-    assert found[0 if is_redis else -1].headers["id"] == on_time.id
-    assert is_redis or not any(message.properties.get("priority") for message in found)
+    assert found[0 if is_redis(app.conf.broker_url) else -1].headers["id"] == on_time.id
+    assert is_redis(app.conf.broker_url) or not any(message.properties.get("priority") for message in found)
+
+
+def test_who_looks_at_the_queue_sees_what_is_behind_the_others_after_them(app: Celery) -> None:
+    messages(app, "tasks")
+    publish_tasks(app, [job(1)], "tasks", late=True)
+    publish_tasks(app, [job(2)], "tasks")
+    url = app.conf.broker_url
+    (found,) = (redis_queues if is_redis(url) else amqp_queues)(url, ["tasks"])["queues"]
+    assert found["waiting"] == 2
+    if is_redis(url):  # RabbitMQ shows no messages
+        assert [one["id"] for one in found["messages"]] == [job(2).id, job(1).id]
 
 
 def test_what_is_sent_again_stays_behind_the_others() -> None:

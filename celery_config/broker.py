@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import kombu
+from celery import Celery
 from celery.app.amqp import AMQP
 from kombu import Exchange, Queue
 
 from celery_config import rabbitmq_transport, redis_transport
-from triggers.settings import Settings
+from triggers.settings import BACKLOG, OURS, Settings
 
 redis_transport.install()
 rabbitmq_transport.install()
 
-OURS = "celery"  # ticks and deliveries
 # Without it kombu tries for ever to open a channel for a publish, whatever the publish itself allows.
 ONE_TRY = {"max_retries": 1, "interval_start": 0.2, "interval_step": 0, "interval_max": 0.2}
 SOCKET_SECONDS = 5  # after this a silent connection counts as broken
@@ -104,6 +104,15 @@ def queues(settings: Settings) -> list[Queue]:
         )
         for name in (OURS, *settings.celery_queues)
     ]
+
+
+def backlog(app: Celery) -> Queue:
+    """The queue of deliveries that let the others go first. Celery does not know it: who takes from it is
+    for our part of the worker to say.
+    """
+    ours = app.amqp.queues[OURS]
+    exchange = Exchange(BACKLOG, type=ours.exchange.type)
+    return Queue(BACKLOG, exchange, routing_key=BACKLOG, queue_arguments=ours.queue_arguments)
 
 
 def route_to(queue: str) -> Any:

@@ -58,6 +58,7 @@ class Bundle:
     def __init__(self, message: Message, left: int, acknowledge: Callable[[], None]) -> None:
         self.delivery_info = message.delivery_info
         self.back = where_from(message)
+        self.is_behind = "priority" in self.back
         self.origin = message.headers.get("origin")
         self.left = left
         self.acknowledge = acknowledge
@@ -129,13 +130,15 @@ class Unpacker:
             self.consumer.timer.call_after(PATIENCE_SECONDS, self.consumer.call_soon, soon)
 
     def feed(self) -> None:
-        """Hand on to the pool what it has room for, and one for each of its processes."""
+        """Hand on to the pool what it has room for, and one for each of its processes; but one in all, of
+        what stands behind others: who comes waits for those that are there.
+        """
         if self.feeding:  # a task that cannot be run here is settled while it is handed on
             return
         self.feeding = True
         try:
             most = max(LEAST_AHEAD, self.consumer.pool.num_processes)
-            while self.waiting and len(self.ahead) < most:
+            while self.waiting and len(self.ahead) < (1 if self.waiting[0][2].is_behind else most):
                 name, task, bundle = self.waiting.popleft()
                 message = Unpacked(self.consumer.app, name, task, bundle, self.settle)
                 self.ahead[message] = (name, task, bundle)

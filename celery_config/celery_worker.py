@@ -19,7 +19,15 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from celery_config import engine
 from celery_config.broker import PREFIX, options
-from celery_config.dispatch import Hinter, dispatch, look, publish_tasks, send_again, send_hint
+from celery_config.dispatch import (
+    Hinter,
+    dispatch,
+    look,
+    publish_tasks,
+    put_back,
+    send_hint,
+    wait_for_deliveries,
+)
 from celery_config.task import EventTask
 from models.database import Database, in_one_line, is_away
 from triggers import logs, retention, tick, tzdata
@@ -82,6 +90,11 @@ def call_for_help() -> None:
         log.warning("cannot call for help, the tick goes on alone: %s", error)
 
 
+def give_way() -> None:
+    """Wait for a moment while there is enough to deliver."""
+    wait_for_deliveries(celery)
+
+
 def look_into_queues() -> tick.Queues:
     """Whether messages wait in the broker."""
     return look(celery, settings.celery_queues)
@@ -125,7 +138,7 @@ def execute_scheduled_triggers(hint: bool = False) -> dict[str, int]:
     zone_update.look()
     with told("tick, the next one makes up for it"):
         made = tick.run(
-            database, send, horizon, tzdata.release(), node(hint), look_into_queues, call_for_help
+            database, send, horizon, tzdata.release(), node(hint), look_into_queues, call_for_help, give_way
         )
     return {"planned": made.planned, "skipped": made.skipped, "taken_back": made.taken_back}
 
@@ -158,9 +171,10 @@ def update_event_states() -> dict[str, int]:
 def deliver(kind: str, batch: list[list[Any]]) -> int:
     """Take over events, `[[instant, [event id, ...]], ...]`, until their instant, and deliver them."""
     events = [(id_, datetime.fromisoformat(due)) for due, ids in batch for id_ in ids]
+    shown = getattr(deliver.request, "argsrepr", None)
+    submit = courier.submit_backlog if engine.is_backlog(deliver.request) else courier.submit
     with told(f"take over {len(events)} events, a tick sends them again"):
-        shown = getattr(deliver.request, "argsrepr", None)
-        courier.submit(kind, events, lambda: send_again(celery, kind, batch, shown))
+        submit(kind, events, lambda: put_back(celery, kind, batch, shown))
     return len(events)
 
 

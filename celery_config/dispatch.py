@@ -6,7 +6,8 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import groupby
 from math import ceil
 from operator import attrgetter
@@ -17,16 +18,22 @@ from celery import Celery
 from kombu import Connection
 
 from celery_config import bundle
-from celery_config.broker import OURS, PREFIX
+from celery_config.broker import PREFIX, backlog
 from triggers.outgoing import values_of
+from triggers.settings import BACKLOG, OURS
 from triggers.store.delivery import Job
 from triggers.targets.placeholders import render
 from triggers.tick import Hint, Queues
 
 NAMED = 64  # so many triggers go by their names, one message each
+MANY = 16  # tasks of one trigger that are due at once, when there are more
 SPREAD = 4  # so many messages, at least, share a batch of more, so that workers do
 MOST = 500  # events in one message
 TOGETHER = 50  # users' tasks in one round trip
+ENOUGH_TASKS = 16  # messages in a queue, until users' tasks that are late are sent there
+ENOUGH_DELIVERIES = 20  # the same, of events by the hundred
+PATIENCE_SECONDS = 1.0  # with such a queue
+LOOK_SECONDS = 0.02  # between looks at it
 HARD_LIMIT_SECONDS = 10  # after its timeout a task that cannot be interrupted is killed with its process
 AGAIN_SECONDS = 1.0  # between tries while the broker is away
 MERGE_SECONDS = 0.25  # hints to tick are merged over this time
@@ -87,10 +94,10 @@ def send_chunk(app: Celery, kind: str, batch: Sequence[Any], shown: str | None, 
     app.send_task(DELIVER, (kind, batch), argsrepr=shown, ignore_result=True, **options)
 
 
-def send_again(app: Celery, kind: str, batch: Sequence[Any], shown: str | None) -> bool:
-    """Send a message of events to the end of its queue, as it came; whether the broker took it."""
+def put_back(app: Celery, kind: str, batch: Sequence[Any], shown: str | None) -> bool:
+    """Send a message of events, as it came, to the end of the backlog; whether the broker took it."""
     try:
-        send_chunk(app, kind, batch, shown)
+        send_chunk(app, kind, batch, shown, queue=backlog(app))
     except Exception as error:  # kombu's and redis-py's have no common root
         log.error("cannot send events back, this worker keeps them: %s: %s", type(error).__name__, error)
         return False
@@ -98,21 +105,44 @@ def send_again(app: Celery, kind: str, batch: Sequence[Any], shown: str | None) 
 
 
 def publish_tasks(app: Celery, jobs: Sequence[Job], default_queue: str, late: bool = False) -> None:
-    """Send users' tasks: few in messages of their own, with the event's id as task id; many in bundles. Those
-    that are late, and those of a trigger with many at once, after the others.
+    """Send users' tasks: few in messages of their own, with the event's id as task id; many in bundles. Many
+    that are late, and many of one trigger, after the others.
 
     The arguments in the message are for people to see; the attempt reads them from the database when it
     begins. Raises what kombu raises. Redis takes some of them in one round trip: waiting for each answer this
     thread and that of the worker's loop would take turns at Python's lock.
     """
+    chunks = list(chunks_of_tasks(jobs, default_queue, late))
+    if late:
+        wait_for_workers(app, {queue for (queue, _, _), _ in chunks}, ENOUGH_TASKS)
     declared: set[str] = set()  # looking whether a queue is known already is a fifth of what a message takes
     with app.producer_or_acquire() as producer, producer.batch(TOGETHER):
-        for (queue, name, behind), chunk in chunks_of_tasks(jobs, default_queue, late):
+        for (queue, name, behind), chunk in chunks:
             options = {"producer": producer, "queue": queue, "declare": [] if queue in declared else None}
             if behind and producer.connection.transport.driver_type == "redis":
                 options["priority"] = bundle.BEHIND_OTHERS
             bundle.send(app, name, [packed(job) for job in chunk], options)
             declared.add(queue)
+
+
+def wait_for_deliveries(app: Celery) -> None:
+    """Until few of them wait, as `wait_for_workers`. Never raises: a broker that is away is for others to
+    notice.
+    """
+    with suppress(Exception):
+        wait_for_workers(app, (OURS, BACKLOG), ENOUGH_DELIVERIES)
+
+
+def wait_for_workers(app: Celery, queues: Iterable[str], enough: int) -> None:
+    """Until few messages are left in these queues; a second at most, since nobody may take from one of them.
+
+    A backlog that stands in the broker takes its memory, where the queue is first come first served it is in
+    everybody's way, and sending what cannot be run yet takes time from what runs. Raises what kombu raises.
+    """
+    end = time.monotonic() + PATIENCE_SECONDS
+    with app.pool.acquire(block=True) as connection:
+        while time.monotonic() < end and any(waiting(connection, name) >= enough for name in queues):
+            time.sleep(LOOK_SECONDS)
 
 
 Destination = tuple[str, str, bool]  # the queue, the task, and whether behind the others there
@@ -125,7 +155,7 @@ def chunks_of_tasks(
     by_destination: dict[Destination, list[Job]] = {}
     counts = Counter(job.trigger_id for job in jobs)
     for job in jobs:
-        behind = late or counts[job.trigger_id] > NAMED
+        behind = (late and len(jobs) > NAMED) or counts[job.trigger_id] > MANY
         destination = (job.target["queue"] or default_queue, job.target["task"], behind)
         if len(jobs) <= NAMED:
             yield destination, [job]
@@ -155,21 +185,22 @@ def look(app: Celery, tasks: Sequence[str]) -> Queues:
     """
     try:
         with app.pool.acquire(block=True) as connection:
-            return Queues(waits(connection, OURS), any(waits(connection, name) for name in tasks))
+            ours = any(waiting(connection, name) for name in (OURS, BACKLOG))
+            return Queues(ours, any(waiting(connection, name) for name in tasks))
     except Exception as error:
         log.warning("cannot look into the broker's queues: %s: %s", type(error).__name__, error)
         return Queues()
 
 
-def waits(connection: Connection, queue: str) -> bool:
-    """Whether a message waits in a queue. One that is not there, as after a flush, has none."""
+def waiting(connection: Connection, queue: str) -> int:
+    """How many messages wait in a queue. One that is not there, as after a flush, has none."""
     try:
         with connection.channel() as channel:  # its own: RabbitMQ closes it when there is no such queue
-            return bool(channel.queue_declare(queue, passive=True).message_count)
+            return int(channel.queue_declare(queue, passive=True).message_count)
     except ChannelError as error:
         if int(error.reply_code or 0) != NOT_FOUND:
             raise
-        return False
+        return 0
 
 
 class Hinter:

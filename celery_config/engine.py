@@ -28,12 +28,14 @@ from celery.worker.control import inspect_command
 from celery.worker.strategy import default
 from kombu import Consumer
 
-from celery_config.broker import OURS
+from celery_config.broker import backlog
 from celery_config.bundle import Unpacker
 from celery_config.guard import guarded
 from celery_config.waiting import Waiting, let_begin
+from triggers.settings import BACKLOG, OURS
 
 THREADS = 8
+BACKLOG_THREADS = 4  # which wait for room
 PREFETCH = 8  # messages that wait in this process; the others are left for other workers
 EVENTS_SECONDS = 0.1  # for so long what Flower is told is collected
 MOST_EVENTS = 500  # or until it is so many
@@ -151,8 +153,21 @@ class EngineSide:
 
 def strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Any:
     """The strategy of our own tasks: Celery's, on our side of the worker."""
-    side = EngineSide(consumer, consumer.controller.engine_threads)
-    return guarded(default(task, app, side, **options))
+    worker = consumer.controller
+    ours, of_backlog = (
+        default(task, app, EngineSide(consumer, threads), **options)
+        for threads in (worker.engine_threads, worker.backlog_threads)
+    )
+
+    def handler(message: Any, *given: Any, **more: Any) -> None:
+        (of_backlog if is_backlog(message) else ours)(message, *given, **more)
+
+    return guarded(handler)
+
+
+def is_backlog(message: Any) -> bool:
+    """Whether a message, or the request that came of it, has come from the queue of the backlog."""
+    return bool((message.delivery_info or {}).get("routing_key") == BACKLOG)
 
 
 def users_strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Any:
@@ -174,6 +189,7 @@ class Engine(bootsteps.StartStopStep):
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
         worker.engine_threads = Threads(THREADS, "engine")
+        worker.backlog_threads = Threads(BACKLOG_THREADS, "backlog")
         worker.solo_thread = Threads(1, "solo")
         worker.unpacker = Unpacker()
         worker.waiting = Waiting()
@@ -189,15 +205,22 @@ class Engine(bootsteps.StartStopStep):
         """Hand back what is held, then wait for what runs, calls and a solo pool's task, however long."""
         Engine.stopping = True
         worker.solo_thread.close()
+        worker.backlog_threads.close()
         worker.engine_threads.stop()  # first: what it has begun to take is to be handed back, too
-        stop_courier(inf)
+        stop_courier(inf)  # which lets go on who waits for room
+        worker.backlog_threads.stop()
         worker.solo_thread.stop()
 
     def terminate(self, worker: Any) -> None:
         """Stop without waiting."""
         stop_courier(0)
-        for threads in (worker.engine_threads, worker.solo_thread):
+        for threads in our_threads(worker):
             threads.close()
+
+
+def our_threads(worker: Any) -> list[Threads]:
+    """All that a worker has beside its pool."""
+    return [worker.engine_threads, worker.backlog_threads, worker.solo_thread]
 
 
 @signals.worker_shutting_down.connect(weak=False)
@@ -232,7 +255,9 @@ class TaskEvents:
 
 
 class EngineConsumer(bootsteps.ConsumerStep):
-    """Consumer step: our queue on a channel of its own, when this worker serves it (`-Q`)."""
+    """Consumer step: our queue on a channel of its own, when this worker serves it (`-Q`), and the backlog on
+    another: its messages wait for room, and others are not to wait for them.
+    """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
     took_over = False
@@ -241,7 +266,7 @@ class EngineConsumer(bootsteps.ConsumerStep):
         """Take our queue over from the consumer of the users' tasks."""
         self.consumers = c.engine_consumers = []
         if c.hub is not None:
-            for threads in (c.controller.engine_threads, c.controller.solo_thread):
+            for threads in our_threads(c.controller):
                 c.hub.add_reader(threads.read_fd, threads.awake)
             c.event_dispatcher.on_send_buffered = TaskEvents(c)
             c.event_dispatcher.buffer_limit = MOST_EVENTS
@@ -252,11 +277,12 @@ class EngineConsumer(bootsteps.ConsumerStep):
         if queue is None:
             return
         c.task_consumer.cancel_by_queue(OURS)
-        channel = c.connection.channel()
-        consumer = Consumer(channel, [queue], on_message=c.create_task_handler(), accept=["json"])
-        consumer.qos(prefetch_count=PREFETCH, apply_global=False)
-        consumer.consume()
-        self.consumers.append(consumer)
+        for one, most in ((queue, PREFETCH), (backlog(c.app), BACKLOG_THREADS)):
+            channel = c.connection.channel()
+            consumer = Consumer(channel, [one], on_message=c.create_task_handler(), accept=["json"])
+            consumer.qos(prefetch_count=most, apply_global=False)
+            consumer.consume()
+            self.consumers.append(consumer)
         if not self.took_over:  # not when a lost broker is back: what is held here is held still
             self.took_over = True
             take_over()

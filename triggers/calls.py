@@ -49,11 +49,11 @@ class Host:
         """Let the call wait."""
         (self.late if late else self.parked).append(call)
 
-    def next(self) -> Call:
-        """The parked call whose turn it is."""
+    def next(self) -> tuple[Call, bool]:
+        """The parked call whose turn it is, and whether it came late."""
         self.turn = (self.turn + 1) % LATE_EVERY
-        late = self.late and (not self.parked or not self.turn)
-        return (self.late if late else self.parked).popleft()
+        late = bool(self.late and (not self.parked or not self.turn))
+        return (self.late if late else self.parked).popleft(), late
 
     @property
     def waits(self) -> bool:
@@ -68,7 +68,7 @@ class Calls:
     """
 
     def __init__(self, caller: HttpCaller, ended: Callable[[Finished], None]) -> None:
-        self.startable: deque[Call] = deque()  # for whom there is room
+        self._startable: dict[bool, deque[Call]] = {late: deque() for late in (False, True)}  # with room
         self.in_flight: set[asyncio.Task[None]] = set()
         self._launch: asyncio.Task[None] | None = None  # which begins calls
         self._won: deque[Host] = deque()  # hosts to which some are to begin, in turn
@@ -81,7 +81,7 @@ class Calls:
         self._hosts: dict[str, Host] = {}
         self._line: OrderedDict[str, None] = OrderedDict()  # hosts that wait for others, in turn
         self._taken: dict[str, str] = {}  # events, with their hosts
-        self._wake = asyncio.Event()
+        self._wake = {late: asyncio.Event() for late in (False, True)}
 
     def __contains__(self, event_id: str) -> bool:
         return event_id in self._taken
@@ -94,17 +94,25 @@ class Calls:
         name = self._taken.setdefault(call.id, host_of(call.url))
         host = self._hosts.setdefault(name, Host())
         if self._has_room(host):
-            self._start(host, call)
+            self._start(host, call, late)
         else:
             host.park(call, late)
             self._stand_in_line(name, host)
 
-    async def take(self) -> list[Call]:
-        """Up to a chunk of calls that may start, as soon as there is any."""
-        while not self.startable:
-            self._wake.clear()
-            await self._wake.wait()
-        return [self.startable.popleft() for _ in range(min(CHUNK, len(self.startable)))]
+    @property
+    def startable(self) -> int:
+        """How many calls may start."""
+        return sum(map(len, self._startable.values()))
+
+    async def take(self, late: bool = False) -> list[Call]:
+        """Up to a chunk of calls that may start, as soon as there is any: of those that came on time, or of
+        those that came late.
+        """
+        startable = self._startable[late]
+        while not startable:
+            self._wake[late].clear()
+            await self._wake[late].wait()
+        return [startable.popleft() for _ in range(min(CHUNK, len(startable)))]
 
     def release(self, event_ids: Iterable[str]) -> None:
         """These calls ended, or never began: what was parked may start."""
@@ -133,8 +141,9 @@ class Calls:
         self._line.clear()
         for call in parked:
             self._taken.pop(call.id, None)
-        startable = list(self.startable)
-        self.startable.clear()
+        startable = [call for calls in self._startable.values() for call in calls]
+        for calls in self._startable.values():
+            calls.clear()
         self.release(call.id for call in startable)
         return parked + startable
 
@@ -151,11 +160,11 @@ class Calls:
             return self._admitted < self._ceiling
         return host.in_flight < PER_HOST and self._admitted < self._most
 
-    def _start(self, host: Host, call: Call) -> None:
+    def _start(self, host: Host, call: Call, late: bool) -> None:
         host.in_flight += 1
         self._admitted += 1
-        self.startable.append(call)
-        self._wake.set()
+        self._startable[late].append(call)
+        self._wake[late].set()
 
     def _stand_in_line(self, name: str, host: Host) -> None:
         """Wait for room that others give up. A host with all its calls in flight waits for one of its own."""
@@ -173,7 +182,7 @@ class Calls:
         self._stand_in_line(name, host)
         while self._line and self._has_room(first := self._hosts[next(iter(self._line))]):
             waiting, _ = self._line.popitem(last=False)
-            self._start(first, first.next())
+            self._start(first, *first.next())
             self._stand_in_line(waiting, first)
         if not host.in_flight and not host.waits:
             self._hosts.pop(name, None)

@@ -110,15 +110,25 @@ class Courier:
         except Exception as error:
             logger.warning("cannot use the database: %s", in_one_line(error))
 
-    def submit(self, kind: str, batch: Batch, send_back: Callable[[], bool]) -> None:
-        """Take over events of one kind of target. While there is more than enough due here this waits, and
-        then sends them to the end of the queue (`send_back`, whether that was done): for this worker, or for
-        one that has room.
+    def submit(self, kind: str, batch: Batch, put_back: Callable[[], bool]) -> None:
+        """Take over events of one kind of target. Many that are due, while there is more than enough of that
+        here, are put into the backlog (`put_back`, whether that was done): nobody is to wait behind them.
         """
         self.clock.measure()
-        if self._wait_for_room(kind, ROOM_SECONDS) or not send_back():
+        if not self._are_due(batch) or self._wait_for_room(kind, 0) or not put_back():
+            self._loop.call_soon_threadsafe(self._hold, kind, batch)
+
+    def submit_backlog(self, kind: str, batch: Batch, put_back: Callable[[], bool]) -> None:
+        """The same, of what was there. While there is no room this waits, and then puts it to the end of the
+        backlog: for this worker, or for one that has room.
+        """
+        self.clock.measure()
+        if self._wait_for_room(kind, ROOM_SECONDS) or not put_back():
             self._wait_for_room(kind)
             self._loop.call_soon_threadsafe(self._hold, kind, batch)
+
+    def _are_due(self, batch: Batch) -> bool:
+        return len(batch) > FEW and self.clock.seconds_until(batch[0][1]) <= 0
 
     def _wait_for_room(self, kind: str, seconds: float | None = None) -> bool:
         room = self._room[kind]
@@ -163,7 +173,8 @@ class Courier:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self._publishing.shutdown(wait=False, cancel_futures=True)
+        for publishing in (self._publishing, self._publishing_late):
+            publishing.shutdown(wait=False, cancel_futures=True)
 
     def hurry(self) -> None:
         """Somebody does not want to wait for `stop` any more. Safe in a signal's handler."""
@@ -181,6 +192,7 @@ class Courier:
         asyncio.set_event_loop(self._loop)
         self._threads = ThreadPoolExecutor(6, "courier-sql")
         self._publishing = ThreadPoolExecutor(1, "courier-publish")
+        self._publishing_late = ThreadPoolExecutor(1, "courier-publish-late")
         self._draining = False
         self._unwanted: list[Waiting] = []  # came to be held while this process stops
         self._lanes = {kind: Lane(self._notify_room) for kind in KINDS}
@@ -195,10 +207,18 @@ class Courier:
         self._blocking = 0
         self._caller = HttpCaller(*self._caller_options, max_lookups=most_calls())
         self._calls = Calls(self._caller, self._ended)
-        works = [self._log, self._http, self._late_http, self._foresee, self._admissions, self._starts]
+        works = [
+            self._log,
+            self._http,
+            self._late_http,
+            self._foresee,
+            self._admissions,
+            self._starts,
+            self._late_starts,
+        ]
         works += [self._tasks, self._late_tasks, self._finishes]
         if self.database.is_postgres:  # SQLite has one writer
-            works += [self._log, self._starts]
+            works += [self._log, self._late_starts]
         self._workers = [self._loop.create_task(self._forever(work)) for work in works]
         self._loop.call_soon(ready.set)
         self._loop.run_forever()
@@ -234,7 +254,7 @@ class Courier:
             self._blocking -= 1
 
     def _due_count(self, kind: str) -> int:
-        return len(self._lanes[kind]) + (len(self._calls.startable) if kind == "http" else 0)
+        return len(self._lanes[kind]) + (self._calls.startable if kind == "http" else 0)
 
     def _notify_room(self) -> None:
         """Let one go on of those who wait for room, when there is some, and the next when that one has filled
@@ -368,7 +388,8 @@ class Courier:
 
     async def _look_and_publish(self, batch: Batch, late: bool) -> None:
         jobs = await self._sql(self._look, [id_ for id_, _ in batch])
-        await self._elsewhere(self._publishing, self.publish, jobs, late)
+        threads = self._publishing_late if late else self._publishing  # this one waits for workers
+        await self._elsewhere(threads, self.publish, jobs, late)
 
     def _look(self, ids: Sequence[str]) -> list[Job]:
         with self.database.read() as connection:
@@ -435,7 +456,18 @@ class Courier:
             return delivery.calls(connection, ids)
 
     async def _starts(self) -> None:
-        ids = [call.id for call in await self._calls.take()]
+        await self._start_calls(await self._calls.take())
+
+    async def _late_starts(self) -> None:
+        """Of calls that came late; while others are on time for half of the time."""
+        calls = await self._calls.take(late=True)
+        began = time.monotonic()
+        await self._start_calls(calls)
+        if self._others_on_time:
+            await asyncio.sleep(time.monotonic() - began)
+
+    async def _start_calls(self, calls: Sequence[Call]) -> None:
+        ids = [call.id for call in calls]
         try:
             won, early = await self._sql(self._start, ids)
         except BaseException:

@@ -13,11 +13,10 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-from triggers.settings import Settings, without_password
+from triggers.settings import BACKLOG, OURS, Settings, without_password
 
 SHOWN = 100  # messages of each kind; totals are exact
 TIMEOUT_SECONDS = 2.0
-OUR_QUEUE = "celery"
 HELD = "unacked"
 BEHIND_OTHERS = "\x06\x169"  # what kombu appends to a queue's name for messages of the lowest priority
 LONGEST_TEXT = 200  # characters of an argument or of a message that is not ours
@@ -33,7 +32,7 @@ def is_redis(url: str) -> bool:
 
 def queues(settings: Settings, broker_url: str) -> Document:
     """The broker's queues and what workers hold; `error` says why, when it cannot be asked."""
-    names = [OUR_QUEUE, *settings.celery_queues]
+    names = [OURS, BACKLOG, *settings.celery_queues]
     document: Document = {"url": without_password(broker_url), "error": None, "queues": [], "held": None}
     try:
         look = redis_queues if is_redis(broker_url) else amqp_queues

@@ -30,6 +30,8 @@ HIGHEST_PORT = 65_535
 HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 LONGEST_HOST = 253
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+OURS = "celery"  # the queue of ticks and deliveries
+BACKLOG = "celery.backlog"  # and that of deliveries that let the others go first
 PLANNING_MARGIN_SECONDS = 30  # of the horizon over the tick: a tick may be late by this much
 
 
@@ -107,9 +109,11 @@ class Settings:
                 str(self.event_archived_seconds),
                 f"at least EVENT_ACTIVE_SECONDS ({self.event_active_seconds})",
             )
-        if "celery" in self.celery_queues:
+        if ours := {OURS, BACKLOG}.intersection(self.celery_queues):
             raise wrong(
-                "CELERY_QUEUES", ",".join(self.celery_queues), "queues other than celery, which is ours"
+                "CELERY_QUEUES",
+                ",".join(self.celery_queues),
+                f"queues other than {ours.pop()}, which is ours",
             )
         if self.celery_queue_type == "quorum" and not self.celery_broker_url.startswith("amqp"):
             raise wrong("CELERY_QUEUE_TYPE", "quorum", "classic, unless CELERY_BROKER_URL is RabbitMQ's")

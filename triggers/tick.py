@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -31,9 +32,11 @@ MOST_DISPATCHES = 1_000  # that are counted: the column has two bytes
 LARGEST_SKEW_SECONDS = 1.0  # of this machine's clock against the database's, before it is warned about
 MARGIN = timedelta(seconds=PLANNING_MARGIN_SECONDS)  # ahead of now a hint plans at least
 LONGEST_GRACE = timedelta(minutes=5)  # so that a backlog does not amplify itself
+NEWEST = 50  # unattended events that each tick looks at first
 DOUBLINGS = 5  # of the grace, until it is the longest
 
 log = logging.getLogger("triggerbeat.tick")
+taking_back = threading.Lock()
 
 
 class Hint(NamedTuple):
@@ -57,10 +60,11 @@ class Queues(NamedTuple):
 
 Look = Callable[[], Queues]  # asks the broker; who cannot tell says that they do
 Call = Callable[[], object]  # asks any worker to help with planning
+Pause = Callable[[], object]  # waits for a moment while enough waits in the broker
 
 
 def nobody() -> None:
-    """There is no one to call."""
+    """There is no one to call, or to wait for."""
 
 
 @dataclass(slots=True)
@@ -77,6 +81,7 @@ class Tick:
     dispatched: int = 0
     taken_back: int = 0
     call: Call = nobody
+    pause: Pause = nobody
     resting: set[str] = field(default_factory=set)
 
 
@@ -88,6 +93,7 @@ def execute_scheduled_triggers(
     batch: int = BATCH,
     look: Look = Queues,
     call: Call = nobody,
+    pause: Pause = nobody,
     hinted: bool = False,
 ) -> Tick:
     """Plan what is due up to now + `horizon`, and take back what nobody finished.
@@ -95,8 +101,9 @@ def execute_scheduled_triggers(
     0. Look whether there is anything to do; mostly there is not. What was sent again and again, while no
        message waits in the broker, is to be sent now; not by a `hinted` tick, of which there may be many.
     1. Events whose `recheck_at` has passed are dispatched again, or their lost attempt is judged: they are
-       older than what is planned now. Before, one batch is planned: there may be a hundred thousand of them
-       that wait for a slow host, while somebody waits for what was just created.
+       older than what is planned now. Before, one batch is planned, and the newest few of these events are
+       dispatched: there may be a hundred thousand that wait for a slow host, while somebody waits for what
+       was just created or fired.
     2. Claim a batch of triggers, compute their events, insert them, advance the cursors; commit.
     3. Only then dispatch: a message about an event that was rolled back would be a lie, a lost message
        is found by step 1 of a later tick.
@@ -106,14 +113,14 @@ def execute_scheduled_triggers(
     with database.read() as connection:
         now = database.now(connection)
         found = plan.outlook(connection, now, now + horizon)
-    tick = Tick(database, dispatch, tzdata, now, now + horizon, call=call)
+    tick = Tick(database, dispatch, tzdata, now, now + horizon, call=call, pause=pause)
     look = functools.cache(look)  # once, before this tick sends anything itself
     lost = found.sent_again and not hinted and notice_lost(tick, look(), batch)
     if found.unattended or lost:
         if found.due:
             plan_batch(tick, batch, wait=False)
-        while take_back(tick, batch, look):
-            pass
+        if take_back(tick, NEWEST, look, newest_first=True):
+            take_back_all(tick, batch, look)
     if found.due:
         plan_all(tick, batch)
     if found.due or found.exhausted or found.unattended or lost:
@@ -144,13 +151,14 @@ def run(
     node: str | None,
     look: Look = Queues,
     call: Call = nobody,
+    pause: Pause = nobody,
 ) -> Tick:
     """A tick, with word of it left for `node` (None leaves none: beat did not send it, it is a hint)."""
     began = time.monotonic()
     if node is None:
         horizon = horizon_of_hint(database, horizon)
     tick = execute_scheduled_triggers(
-        database, dispatch, horizon, tzdata, look=look, call=call, hinted=node is None
+        database, dispatch, horizon, tzdata, look=look, call=call, pause=pause, hinted=node is None
     )
     if node is not None:
         with database.write() as connection:
@@ -296,7 +304,19 @@ def send(tick: Tick, hints: Sequence[Hint]) -> bool:
     return False
 
 
-def take_back(tick: Tick, batch: int, look: Look) -> bool:
+def take_back_all(tick: Tick, batch: int, look: Look) -> None:
+    """Batch after batch, the oldest first, and not much faster than they are taken: who has much to send
+    takes time from who is on time. Unless a tick of this process is at it.
+    """
+    if taking_back.acquire(blocking=False):
+        try:
+            while take_back(tick, batch, look):
+                tick.pause()
+        finally:
+            taking_back.release()
+
+
+def take_back(tick: Tick, batch: int, look: Look, newest_first: bool = False) -> bool:
     """Look at a batch of unattended events; whether to go on with another.
 
     A user's task is a message of its own, and its copies take the slots that a backlog needs to end. So while
@@ -307,7 +327,7 @@ def take_back(tick: Tick, batch: int, look: Look) -> bool:
     cancelled: list[plan.Unattended] = []
     with tick.database.write() as connection:
         now = tick.database.now(connection)
-        found = plan.unattended(connection, now, batch)
+        found = plan.unattended(connection, now, batch, newest_first)
         again: list[tuple[str, datetime, int]] = []
         lost: list[plan.Unattended] = []
         for event in found:

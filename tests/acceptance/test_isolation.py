@@ -10,19 +10,25 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import insert
 
+from models.base import new_ids
+from models.event import Event
 from tests.acceptance.conftest import sqlite_copy
 from tests.acceptance.installation import TASKS, Installation, fresh_postgres, message, task
 from tests.processes import Process, wait_until
 from tests.servers import PostgreSQL, Valkey
 from tests.sink import Sink
+from triggers.settings import BACKLOG
 
 HOUR = {"timeout_seconds": 3600}
 HANGING = 1000
 HANGING_HOSTS = 10  # so that all of them are called at once: each host gets a limited number of calls
+BACKLOG_EVENTS = 80_000
 PROMPTLY = 5.0  # seconds; takes milliseconds, unless the machine is busy
 
 
@@ -141,6 +147,34 @@ def test_hanging_targets_hold_up_nothing_else(stage: Stage, busy: list[str], sin
     wait_until(lambda: len(sink.requests) >= before + HANGING, 40, "all hanging targets are called")
     everything_else_goes_on(stage.installation, sink, "hanging")
     assert stage.worker.alive()
+
+
+def test_what_is_created_beside_a_great_backlog_starts_promptly(
+    valkey: Valkey, postgres: PostgreSQL, postgres_template: str, tmp_path: Path, sink: Sink
+) -> None:
+    """Eighty thousand users' tasks: neither their messages nor who looks at them are in the way."""
+    with (
+        fresh_postgres(postgres, postgres_template) as url,
+        Installation(tmp_path, url, valkey.url) as installation,
+    ):
+        installation.changed_by_hand = True
+        installation.worker()
+        never = {"type": "manual"}
+        created = installation.create("noisy", task("divide", 4, 2), schedule=never)
+        with installation.database.write() as connection:
+            now = installation.database.now(connection)
+            instants = dict.fromkeys(("scheduled_for", "fire_at", "due_at", "created_at", "recheck_at"), now)
+            row = {"trigger_id": created.id, "source": "backfill", "status": "pending", **instants}
+            rows = [
+                {"id": id_} | row | {"scheduled_for": now - timedelta(seconds=number)}
+                for number, id_ in enumerate(new_ids(now, BACKLOG_EVENTS))
+            ]
+            connection.execute(insert(Event.__table__), rows)  # type: ignore[arg-type]
+        installation.tick()
+        wait_until(lambda: valkey.command("LLEN", BACKLOG), 20, "the backlog is there", poll_seconds=0.01)
+        for number in range(5):
+            everything_else_goes_on(installation, sink, f"beside-{number}")
+            assert valkey.command("LLEN", BACKLOG)
 
 
 # What follows needs free slots.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -15,9 +16,9 @@ from celery import Celery
 from celery.exceptions import InvalidTaskError
 from kombu import Message
 
-from celery_config import bundle
+from celery_config import bundle, dispatch
 from celery_config.bundle import Bundle, Packed, Unpacker
-from celery_config.dispatch import NAMED, publish_tasks
+from celery_config.dispatch import ENOUGH_TASKS, MANY, NAMED, publish_tasks
 from tests.integration import test_dispatch, test_guard
 from tests.processes import wait_until
 from triggers.queue_view import amqp_queues, is_redis, redis_queues
@@ -105,8 +106,8 @@ def test_a_task_on_time_goes_before_those_of_a_trigger_with_many_and_before_late
 ) -> None:
     """Of Redis. RabbitMQ is first come, first served, and sees no priority, which quorum queues have."""
     messages(app, "tasks")
-    of_one = [replace(job(number), trigger_id=job(0).trigger_id) for number in range(NAMED + 1)]
-    publish_tasks(app, [job(number) for number in range(NAMED)] if late else of_one, "tasks", late)
+    of_one = [replace(job(number), trigger_id=job(0).trigger_id) for number in range(MANY + 1)]
+    publish_tasks(app, [job(number) for number in range(NAMED + 1)] if late else of_one, "tasks", late)
     on_time = job(500)
     publish_tasks(app, [on_time], "tasks")
     found = messages(app, "tasks")
@@ -117,13 +118,49 @@ def test_a_task_on_time_goes_before_those_of_a_trigger_with_many_and_before_late
 
 def test_who_looks_at_the_queue_sees_what_is_behind_the_others_after_them(app: Celery) -> None:
     messages(app, "tasks")
-    publish_tasks(app, [job(1)], "tasks", late=True)
-    publish_tasks(app, [job(2)], "tasks")
+    many = [replace(job(number), trigger_id=job(0).trigger_id) for number in range(MANY + 1)]
+    publish_tasks(app, many, "tasks")
+    publish_tasks(app, [job(100)], "tasks")
     url = app.conf.broker_url
     (found,) = (redis_queues if is_redis(url) else amqp_queues)(url, ["tasks"])["queues"]
-    assert found["waiting"] == 2
+    assert found["waiting"] == MANY + 2
     if is_redis(url):  # RabbitMQ shows no messages
-        assert [one["id"] for one in found["messages"]] == [job(2).id, job(1).id]
+        assert [one["id"] for one in found["messages"]] == [job(100).id, *[one.id for one in many]]
+
+
+def test_few_that_are_late_stand_where_people_look_for_them(app: Celery) -> None:
+    messages(app, "tasks")
+    publish_tasks(app, [job(number) for number in range(NAMED)], "tasks", late=True)
+    assert not any(message.properties.get("priority") for message in messages(app, "tasks"))
+
+
+def enough_waits(app: Celery) -> None:
+    """So many tasks in the queue that late ones are not sent there; RabbitMQ counts them a moment later."""
+    for number in range(ENOUGH_TASKS):
+        publish_tasks(app, [job(number)], "tasks")
+    with app.pool.acquire(block=True) as connection:
+        wait_until(lambda: dispatch.waiting(connection, "tasks") == ENOUGH_TASKS)
+
+
+def test_late_ones_wait_until_workers_have_taken_what_was_sent(
+    app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for ever: there may be no worker for this queue."""
+    messages(app, "tasks")
+    enough_waits(app)
+    monkeypatch.setattr(dispatch, "PATIENCE_SECONDS", 60)
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(publish_tasks, app, [job(100)], "tasks", True)
+        publish_tasks(app, [job(101)], "tasks")  # which is on time
+        assert not sending.done()
+        found = messages(app, "tasks")
+        sending.result(20)
+    found += messages(app, "tasks")
+    assert len(found) == ENOUGH_TASKS + 2
+    monkeypatch.setattr(dispatch, "PATIENCE_SECONDS", 0.05)
+    enough_waits(app)
+    publish_tasks(app, [job(100)], "tasks", late=True)
+    assert job(100).id in {message.headers["id"] for message in messages(app, "tasks")}
 
 
 def test_what_is_sent_again_stays_behind_the_others() -> None:
@@ -216,6 +253,19 @@ def test_a_worker_hands_on_what_its_pool_has_room_for_and_the_next_when_one_begi
     consumer.begin(4)
     assert consumer.ids() == [f"id-{number}" for number in range(5)]
     assert done == {"first": 1}, "acknowledged when all of it has begun"
+
+
+def test_of_what_stands_behind_others_one_waits_in_the_pool() -> None:
+    """Who comes waits for those that are there."""
+    consumer, unpacker = Consumer(), Unpacker()
+    unpacker.start(consumer)
+    message = Message(
+        delivery_info={"exchange": "tasks", "routing_key": "tasks"}, properties={"priority": 9}, headers={}
+    )
+    unpacker.take("users.task", tasks(3), Bundle(message, 3, lambda: None))
+    assert consumer.ids() == ["id-0"]
+    consumer.begin(0)
+    assert consumer.ids() == ["id-0", "id-1"]
 
 
 def test_a_larger_pool_has_more_of_them(alone: list[str]) -> None:

@@ -123,13 +123,19 @@ class Post:
         """Plan, and hand what is planned to the courier as a broker would."""
         tick.execute_scheduled_triggers(self.world.database, self.carry, seconds(90), TZDATA)
 
-    def carry(self, hints: Sequence[Hint], by: Courier | None = None) -> bool:
+    def carry(self, hints: Sequence[Hint], by: Courier | None = None, backlog: bool = False) -> bool:
         """Bring hints to a courier, each kind in a message of its own."""
+        courier = by or self.courier
+        submit = courier.submit_backlog if backlog else courier.submit
         for kind in sorted({hint.kind for hint in hints}):
             message = [hint for hint in hints if hint.kind == kind]
             batch = [(hint.event_id, hint.due_at) for hint in message]
-            (by or self.courier).submit(kind, batch, partial(self.hand_back, message))
+            submit(kind, batch, partial(self.hand_back, message))
         return True
+
+    def carry_backlog(self, hints: Sequence[Hint]) -> bool:
+        """The same, as from the backlog's queue."""
+        return self.carry(hints, backlog=True)
 
     # What came of it
 
@@ -446,7 +452,7 @@ def test_a_message_is_not_taken_while_enough_is_due_here(post: Post, monkeypatch
     post.carry(post.add("t", 1700, "log"))  # more than is written at once
     wait_until(lambda: 0 < len(post.courier._lanes["log"]) < 1700, message="the rest is due")
     with ThreadPoolExecutor(1) as pool:
-        taking = pool.submit(post.carry, post.add("t", 300, "log"))
+        taking = pool.submit(post.carry_backlog, post.add("t", 300, "log"))
         wait_until(lambda: counts and counts[-1] >= 10, message="the next message has to wait")
         assert not taking.done()
         gate.set()
@@ -460,7 +466,7 @@ def test_all_messages_that_wait_for_room_find_it_one_after_the_other(
     gate = held_up(post, monkeypatch, room_seconds=60)
     messages = [post.add("t", 20, "log") for _ in range(5)] + [post.add("t", 1, "log")]
     with ThreadPoolExecutor(6) as pool:
-        taking = [pool.submit(post.carry, message) for message in messages]
+        taking = [pool.submit(post.carry_backlog, message) for message in messages]
         gate.set()
         for one in taking:
             one.result(20)
@@ -479,16 +485,32 @@ def held_up(post: Post, monkeypatch: pytest.MonkeyPatch, room_seconds: float = 0
     return gate
 
 
-def test_what_finds_no_room_goes_to_the_end_of_its_queue(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a tick may wait, which nobody else is there to take."""
+def test_what_finds_no_room_goes_to_the_end_of_the_backlog(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind what is of another kind, maybe, for which there is room."""
     gate = held_up(post, monkeypatch)
     more = post.add("t", 30, "log")
-    post.carry(more)
+    post.carry_backlog(more)
     assert sorted(post.handed_back) == sorted(more)
     gate.set()
     post.wait_for("t", 20, succeeded=1700, pending=30)
-    post.carry(more)
+    post.carry_backlog(more)
     post.wait_for("t", 20, succeeded=1730)
+
+
+def test_many_that_find_no_room_go_into_the_backlog_at_once(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is to wait behind them: few are taken, and what is due later."""
+    gate = held_up(post, monkeypatch, room_seconds=60)
+    many, few = post.add("t", 51, "log"), post.add("t", 50, "log")
+    later = [hint._replace(due_at=hint.due_at + seconds(60)) for hint in post.add("t", 51, "log")]
+    for message in (many, few, later):
+        post.carry(message)
+    assert sorted(post.handed_back) == sorted(many)
+    gate.set()
+    post.wait_for("t", 20, succeeded=1750, pending=102)
 
 
 def test_what_the_broker_does_not_take_back_waits_here(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -501,7 +523,7 @@ def test_what_the_broker_does_not_take_back_waits_here(post: Post, monkeypatch: 
 
     monkeypatch.setattr(post, "hand_back", refuse)
     with ThreadPoolExecutor(1) as pool:
-        taking = pool.submit(post.carry, post.add("t", 30, "log"))
+        taking = pool.submit(post.carry_backlog, post.add("t", 30, "log"))
         assert asked.wait(10)
         assert not taking.done()
         gate.set()

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 
 import pytest
 from celery import Celery
 from kombu import pools
 
-from celery_config.broker import OURS, options
-from celery_config.dispatch import dispatch, look
+from celery_config import dispatch as dispatcher
+from celery_config.broker import backlog, options
+from celery_config.dispatch import dispatch, look, put_back, wait_for_deliveries
+from celery_config.engine import is_backlog
 from tests.servers import Valkey
-from triggers.settings import Settings
+from triggers.settings import BACKLOG, OURS, Settings
 from triggers.tick import Hint, Queues
 
 TASKS = ("tasks", "more")
@@ -54,6 +57,39 @@ def test_what_waits_is_seen_until_it_is_taken(app: Celery) -> None:
         for name in (OURS, "more"):
             app.amqp.queues[name](connection.default_channel).purge()
     assert seen(app, Queues(ours=False, tasks=False))
+
+
+def test_what_was_put_into_the_backlog_is_one_of_ours_that_waits(app: Celery) -> None:
+    batch = [[HINT.due_at.isoformat(), [HINT.event_id]]]
+    assert put_back(app, HINT.kind, batch, "(log: t)")
+    assert seen(app, Queues(ours=True, tasks=False))
+    with app.connection_for_read() as connection:
+        queue = backlog(app)(connection.default_channel)
+        message = queue.get(no_ack=True)
+        assert message.payload[0] == [HINT.kind, batch]
+        assert message.headers["argsrepr"] == "(log: t)"
+        assert is_backlog(message)
+    assert seen(app, Queues(ours=False, tasks=False))
+    assert BACKLOG not in app.amqp.queues.consume_from, "Celery's own consumer takes nothing from it"
+
+
+def test_a_tick_with_much_to_send_waits_while_enough_is_there(
+    app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "ENOUGH_DELIVERIES", 2)
+    monkeypatch.setattr(dispatcher, "PATIENCE_SECONDS", 60)
+    assert dispatch(app, [HINT])
+    assert put_back(app, HINT.kind, [[HINT.due_at.isoformat(), [HINT.event_id]]], None)
+    assert put_back(app, HINT.kind, [[HINT.due_at.isoformat(), [HINT.event_id]]], None)
+    assert seen(app, Queues(ours=True, tasks=False))
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(wait_for_deliveries, app)
+        with suppress(TimeoutError):
+            waiting.result(0.3)
+        assert not waiting.done()
+        with app.connection_for_read() as connection:
+            backlog(app)(connection.default_channel).purge()
+        waiting.result(20)
 
 
 def test_after_a_flush_there_is_nothing_and_what_is_sent_arrives(broker_url: str, valkey: Valkey) -> None:

@@ -927,6 +927,43 @@ def test_what_is_new_goes_before_a_great_deal_that_waits(world: World) -> None:
     assert waiting <= set(found)
 
 
+def test_the_newest_that_wait_go_before_a_great_deal_of_older_ones(world: World) -> None:
+    """As what somebody has just fired, whose message was lost."""
+    for number in range(tick.NEWEST + 2):
+        world.create(f"t{number}", once())
+    world.tick()
+    world.now += GRACE
+    newest = world.fire("t0")
+    world.now += GRACE
+    world.sent.clear()
+    world.tick(batch=3)
+    assert newest in [hint.event_id for hint in world.sent[: tick.NEWEST]]
+    assert len({hint.event_id for hint in world.sent}) == len(world.ids())
+
+
+def test_one_tick_of_a_process_takes_back_what_waits_and_pauses_between_batches(world: World) -> None:
+    """Two would take turns; the other one does the rest of its work meanwhile."""
+    for number in range(2 * tick.NEWEST + 7):
+        world.create(f"t{number}", once())
+    world.tick()
+    world.now += GRACE
+    pauses: list[int] = []
+    others: list[int] = []
+
+    def pause() -> None:
+        if not pauses:
+            others.append(world.tick(batch=3).taken_back)
+        pauses.append(len(world.sent))
+
+    world.sent.clear()
+    made = tick.execute_scheduled_triggers(
+        world.database, world.dispatch, seconds(90), TZDATA, 3, pause=pause
+    )
+    assert others == [tick.NEWEST], "the newest of what is left, and no more"
+    assert made.taken_back == tick.NEWEST + 7
+    assert pauses == [2 * tick.NEWEST + 3, 2 * tick.NEWEST + 6]
+
+
 def test_a_hinted_tick_leaves_what_was_sent_before_to_beats(world: World) -> None:
     """Many may come, and each would send again all that waits for a slow host."""
     world.create(schedule=once())

@@ -128,8 +128,8 @@ def lease_never_checked() -> Patches:
     """Whoever runs when a tick looks is lost."""
     unattended = plan.unattended
 
-    def hasty(connection: Connection, now: datetime, most: int) -> list[plan.Unattended]:
-        return [one._replace(lease_until=None) for one in unattended(connection, now, most)]
+    def hasty(*given: Any) -> list[plan.Unattended]:
+        return [one._replace(lease_until=None) for one in unattended(*given)]
 
     yield patch.object(plan, "unattended", hasty)
 

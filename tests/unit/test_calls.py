@@ -35,8 +35,9 @@ def made(monkeypatch: pytest.MonkeyPatch, *, in_flight: int, files: int = 20_480
 
 def taken(given: Calls) -> list[Call]:
     """Those that may start, started."""
-    found = list(given.startable)
-    given.startable.clear()
+    found = [call for calls in given._startable.values() for call in calls]
+    for some in given._startable.values():
+        some.clear()
     return found
 
 
@@ -74,6 +75,23 @@ def test_what_came_late_leaves_the_turn_to_what_is_on_time_but_for_a_part(
         given.admit(call("a", "quiet"))
     given.release(one.id for one in taken(given))
     assert Counter(one.name for one in taken(given)) == {"quiet": 90, "noisy": 10}
+
+
+def test_calls_that_came_late_start_apart_from_those_on_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = made(monkeypatch, in_flight=2_000)
+    for _ in range(PER_HOST + 1):
+        given.admit(call("a", "noisy"), late=True)
+    given.admit(call("b", "quiet"))
+
+    async def take(late: bool) -> list[Call]:
+        return await asyncio.wait_for(given.take(late), 5)
+
+    assert [one.name for one in asyncio.run(take(late=False))] == ["quiet"]
+    late = asyncio.run(take(late=True))
+    assert Counter(one.name for one in late) == {"noisy": PER_HOST}
+    given.release(one.id for one in late)
+    assert [one.name for one in asyncio.run(take(late=True))] == ["noisy"]
+    assert given.startable == 0
 
 
 def test_the_first_calls_of_many_hosts_end_at_what_this_process_may_open(

@@ -232,15 +232,18 @@ SELECT e.id, e.trigger_id, e.status, e.scheduled_for, e.due_at, e.lease_until, e
        CASE WHEN e.status = 'running' THEN t.policy END AS policy, t.deleted_at IS NOT NULL AS deleted
 FROM events e JOIN triggers t ON t.id = e.trigger_id
 WHERE """
-UNATTENDED = UNFINISHED + "e.recheck_at <= :now ORDER BY e.recheck_at LIMIT :most {lock}"
+UNATTENDED = UNFINISHED + "e.recheck_at <= :now ORDER BY e.recheck_at {order} LIMIT :most {lock}"
 RUNNING = UNFINISHED + "e.id = :id AND e.status = 'running' AND e.attempt = :attempt"
 
 
-def unattended(connection: Connection, now: datetime, most: int) -> list[Unattended]:
+def unattended(
+    connection: Connection, now: datetime, most: int, newest_first: bool = False
+) -> list[Unattended]:
     """Events that nobody finished, and that somebody must look at now."""
     bulk.plan_anew(connection)
     lock = "FOR NO KEY UPDATE OF e SKIP LOCKED" if bulk.is_postgres(connection) else ""
-    statement = text(UNATTENDED.format(lock=lock)).bindparams(bindparam("now", type_=Instant))
+    order = "DESC" if newest_first else ""
+    statement = text(UNATTENDED.format(order=order, lock=lock)).bindparams(bindparam("now", type_=Instant))
     return unfinished(connection, statement, {"now": now, "most": most})
 
 

@@ -15,7 +15,6 @@ of a process.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import statistics
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from zoneinfo import ZoneInfo
 from croniter import croniter
 from cronsim import CronSim
 
+from benchmarks.harness import report
 from triggers.cron import parse_cron
 from triggers.rules import CronRule
 from triggers.zones import zone
@@ -153,7 +153,7 @@ def _print(lines: list[Line]) -> None:
         print(f"{question:<20}{name:<13}" + "".join(f"{value:>10.1f}" for value in row))
         figures.append({"question": question, "engine": name, "median_us": row[0], "p99_us": row[1],
                         "max_us": row[2]})  # fmt: skip
-    print(json.dumps({"benchmark": "next_occurrence", "pairs": PAIRS, "lines": figures}))
+    report("next_occurrence", {"pairs": PAIRS, "lines": figures}, {})  # no database takes part
 
 
 if __name__ == "__main__":

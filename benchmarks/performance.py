@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bounds import Judged, Line, figure, judged
-from benchmarks.neighbours.outcomes import CELERY, LOG, shown, table_rows
+from benchmarks.neighbours.outcomes import BRIEF_SECONDS, CELERY, LOG, shown, table_rows
 from benchmarks.svg import Bar, bars
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,6 +70,7 @@ TABLES = (
     Columns("isolation", (
         ("database", ("database",)), ("beside", ("case",)), ("starts", ("starts",)), ("p50 ms", ("p50_ms",)),
         ("p99 ms", ("p99_ms",)), ("max ms", ("max_ms",)), ("not started", ("never",)),
+        ("created beside it, p50 ms", ("created_p50_ms",)), ("max ms", ("created_max_ms",)),
     )),
 )  # fmt: skip
 
@@ -179,7 +180,7 @@ def neighbours(lines: Sequence[Line]) -> str:
     said.append(
         f"`(cut)`: not all had run after {line['cut_seconds']:g} s{sooner}; what had, a second. "
         "`-`: not measured; `make bench` leaves out who by its rate at the one before would take "
-        "more than five seconds, unless a bound needs it."
+        f"more than {BRIEF_SECONDS:g} seconds, unless a bound needs it."
     )
     said += [f"{name}: {reason}" for name, reason in line["missing"].items()]
     said += [f"![{alt}]({PLOTS}/{name})" for name, (alt, _) in plots(lines).items()]

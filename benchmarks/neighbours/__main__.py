@@ -24,14 +24,13 @@ from benchmarks.harness import report, table
 from benchmarks.neighbours import ours
 from benchmarks.neighbours.environments import NotInstalled, prepare
 from benchmarks.neighbours.measuring import NotReady, Servers, measure, servers
-from benchmarks.neighbours.outcomes import Outcome, is_judged, middle, ratios, row, table_rows
+from benchmarks.neighbours.outcomes import BRIEF_SECONDS, Outcome, is_judged, middle, ratios, row, table_rows
 from benchmarks.neighbours.roster import ROSTER, Neighbour
 
 INSTALLING = 3  # environments at a time
 REPEAT = 3  # where a bound of ours rests on it
 FAST_SECONDS = 25.0  # and a run takes no longer
 BRIEF_CUT_SECONDS = 20.0  # where none does, with `--brief`
-BRIEF_SECONDS = 5.0  # and where its rate at the count before says that it would take longer, it is left out
 
 
 class Measured:

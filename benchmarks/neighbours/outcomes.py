@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+BRIEF_SECONDS = 5.0  # with `--brief` who would take longer, by the rate at the count before, is left out
+
 
 @dataclass(frozen=True)
 class Outcome:

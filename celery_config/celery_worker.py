@@ -90,9 +90,10 @@ def call_for_help() -> None:
         log.warning("cannot call for help, the tick goes on alone: %s", error)
 
 
-def give_way() -> None:
-    """Wait for a moment while there is enough to deliver."""
+def give_way() -> bool:
+    """Wait for a moment while there is enough to deliver; whether to go on. A worker that ends does not."""
     wait_for_deliveries(celery)
+    return not engine.Engine.stopping
 
 
 def look_into_queues() -> tick.Queues:
@@ -111,6 +112,7 @@ courier = Courier(
 )
 engine.start_courier = courier.start
 engine.take_over = courier.take_over
+engine.close_courier = courier.close
 engine.stop_courier = courier.stop
 engine.hurry_courier = courier.hurry
 EventTask.recorder = Recorder(database, send, tzdata.release(), horizon)

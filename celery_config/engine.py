@@ -45,6 +45,7 @@ log = logging.getLogger("triggerbeat.engine")
 
 start_courier: Callable[[], None] = lambda: None  # noqa: E731  set by celery_worker, which wires
 take_over: Callable[[], None] = lambda: None  # noqa: E731
+close_courier: Callable[[], None] = lambda: None  # noqa: E731
 stop_courier: Callable[[float], None] = lambda seconds: None  # noqa: E731
 hurry_courier: Callable[[], None] = lambda: None  # noqa: E731
 
@@ -205,10 +206,10 @@ class Engine(bootsteps.StartStopStep):
         """Hand back what is held, then wait for what runs, calls and a solo pool's task, however long."""
         Engine.stopping = True
         worker.solo_thread.close()
-        worker.backlog_threads.close()
-        worker.engine_threads.stop()  # first: what it has begun to take is to be handed back, too
-        stop_courier(inf)  # which lets go on who waits for room
-        worker.backlog_threads.stop()
+        close_courier()
+        for threads in (worker.engine_threads, worker.backlog_threads):
+            threads.stop()  # first: what they have begun to take is to be handed back, too
+        stop_courier(inf)
         worker.solo_thread.stop()
 
     def terminate(self, worker: Any) -> None:

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -37,6 +37,8 @@ from triggers.tick import Dispatch, Hint
 FORESEEN_SECONDS = 1.0  # before its instant a call is looked at
 FEW = 50  # calls that are admitted in one turn of the loop
 ON_TIME_SECONDS = 1.0  # so long what is late lets others go first
+GOOD_SECONDS = 0.02  # that others may be late by; when they are more, what is late rests for longer
+LONGEST_REST = 5.0  # times of what its work took
 LATE_TASKS = 80  # users' tasks that came late, published together; more than go out one by one
 LATE_PAUSE_SECONDS = 0.05  # between looks at calls that came late, while enough of them wait
 LATE_SECONDS = 1.0  # after its instant an event that comes now is late anyway
@@ -158,6 +160,13 @@ class Courier:
             batches.setdefault(kind, []).append((id_, due))
         return batches
 
+    def close(self) -> None:
+        """Let nobody wait for room any more: `stop` is to come, and hands back what is taken now."""
+        self._stopping = True
+        for room in self._room.values():
+            with room:
+                room.notify_all()
+
     def stop(self, drain_seconds: float = float("inf")) -> None:
         """Hand back what has not begun, let calls in flight end for up to `drain_seconds`, record them.
 
@@ -165,10 +174,7 @@ class Courier:
         """
         if self._thread is None or not self._thread.is_alive():
             return
-        self._stopping = True
-        for room in self._room.values():
-            with room:
-                room.notify_all()
+        self.close()
         asyncio.run_coroutine_threadsafe(self._drain(drain_seconds), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -198,6 +204,7 @@ class Courier:
         self._lanes = {kind: Lane(self._notify_room) for kind in KINDS}
         self._soon = Lane(self._notify_room)  # calls that are due in a second
         self._on_time_at = float("-inf")  # when something held came to its instant
+        self._lag = 0.0  # seconds that others are late by, of late
         self._foreseen: dict[str, Call] = {}  # those that were looked at, until their instant
         self._ready = Lane(self._notify_room, FEW)  # of these, the ones that are due
         self._held: dict[int, tuple[asyncio.TimerHandle, str, Batch]] = {}
@@ -324,6 +331,7 @@ class Courier:
         batch = await self._lanes["log"].take()
         early, released, plain = await self._sql(self._write_logs, [id_ for id_, _ in batch])
         self._lanes["log"].learn(plain)
+        self._learn_lag(due for _, due in batch)
         self._hold_early("log", early)
         for one in released:
             self._hold(one.kind, [(one.event_id, one.due_at)])
@@ -374,22 +382,34 @@ class Courier:
     # celery
 
     async def _tasks(self) -> None:
-        await self._look_and_publish(await self._lanes["celery"].take_on_time(), late=False)
+        batch = await self._lanes["celery"].take_on_time()
+        await self._look_and_publish(batch, late=False)
+        self._learn_lag(due for _, due in batch)
 
     async def _late_tasks(self) -> None:
-        """Those that came late; while others are on time for half of the time, since to publish one takes as
-        much of the machine as to run it, if it is short.
-        """
+        """Those that came late. To publish one takes as much of the machine as to run it, if it is short."""
         batch = await self._lanes["celery"].take_late(LATE_TASKS)
         began = time.monotonic()
         await self._look_and_publish(batch, late=True)
-        if self._others_on_time:
-            await asyncio.sleep(time.monotonic() - began)
+        await self._rest(began)
+
+    async def _rest(self, began: float) -> None:
+        """After what is late, while others are on time: as long as that took, or longer if they are not."""
+        if self._others_on_time and not self._draining:
+            times = min(max(1.0, self._lag / GOOD_SECONDS), LONGEST_REST)
+            await asyncio.sleep((time.monotonic() - began) * times)
+
+    def _learn_lag(self, instants: Iterable[datetime]) -> None:
+        """These were due, and have begun: the worst of late counts, for some ten times."""
+        lags = [lag for due in instants if 0 <= (lag := -self.clock.seconds_until(due)) < LATE_SECONDS]
+        if lags:
+            worst = max(lags)
+            self._lag += (worst - self._lag) * (1.0 if worst > self._lag else 0.1)
 
     async def _look_and_publish(self, batch: Batch, late: bool) -> None:
         jobs = await self._sql(self._look, [id_ for id_, _ in batch])
         threads = self._publishing_late if late else self._publishing  # this one waits for workers
-        await self._elsewhere(threads, self.publish, jobs, late)
+        await self._elsewhere(threads, self.publish, jobs, late and not self._draining)
 
     def _look(self, ids: Sequence[str]) -> list[Job]:
         with self.database.read() as connection:
@@ -456,15 +476,16 @@ class Courier:
             return delivery.calls(connection, ids)
 
     async def _starts(self) -> None:
-        await self._start_calls(await self._calls.take())
+        calls = await self._calls.take()
+        await self._start_calls(calls)
+        self._learn_lag(call.due_at for call in calls)
 
     async def _late_starts(self) -> None:
-        """Of calls that came late; while others are on time for half of the time."""
+        """Of calls that came late."""
         calls = await self._calls.take(late=True)
         began = time.monotonic()
         await self._start_calls(calls)
-        if self._others_on_time:
-            await asyncio.sleep(time.monotonic() - began)
+        await self._rest(began)
 
     async def _start_calls(self, calls: Sequence[Call]) -> None:
         ids = [call.id for call in calls]

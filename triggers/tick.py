@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +34,7 @@ LARGEST_SKEW_SECONDS = 1.0  # of this machine's clock against the database's, be
 MARGIN = timedelta(seconds=PLANNING_MARGIN_SECONDS)  # ahead of now a hint plans at least
 LONGEST_GRACE = timedelta(minutes=5)  # so that a backlog does not amplify itself
 NEWEST = 50  # unattended events that each tick looks at first
+BATCHES_BEFORE_PLANNING = 5  # of the rest
 DOUBLINGS = 5  # of the grace, until it is the longest
 
 log = logging.getLogger("triggerbeat.tick")
@@ -60,11 +62,16 @@ class Queues(NamedTuple):
 
 Look = Callable[[], Queues]  # asks the broker; who cannot tell says that they do
 Call = Callable[[], object]  # asks any worker to help with planning
-Pause = Callable[[], object]  # waits for a moment while enough waits in the broker
+Pause = Callable[[], bool]  # waits for a moment while enough waits in the broker; whether to go on
 
 
 def nobody() -> None:
-    """There is no one to call, or to wait for."""
+    """There is no one to call."""
+
+
+def go_on() -> bool:
+    """There is no one to wait for."""
+    return True
 
 
 @dataclass(slots=True)
@@ -81,7 +88,6 @@ class Tick:
     dispatched: int = 0
     taken_back: int = 0
     call: Call = nobody
-    pause: Pause = nobody
     resting: set[str] = field(default_factory=set)
 
 
@@ -93,7 +99,7 @@ def execute_scheduled_triggers(
     batch: int = BATCH,
     look: Look = Queues,
     call: Call = nobody,
-    pause: Pause = nobody,
+    pause: Pause = go_on,
     hinted: bool = False,
 ) -> Tick:
     """Plan what is due up to now + `horizon`, and take back what nobody finished.
@@ -103,7 +109,7 @@ def execute_scheduled_triggers(
     1. Events whose `recheck_at` has passed are dispatched again, or their lost attempt is judged: they are
        older than what is planned now. Before, one batch is planned, and the newest few of these events are
        dispatched: there may be a hundred thousand that wait for a slow host, while somebody waits for what
-       was just created or fired.
+       was just created or fired. Of so many the rest comes in the end.
     2. Claim a batch of triggers, compute their events, insert them, advance the cursors; commit.
     3. Only then dispatch: a message about an event that was rolled back would be a lie, a lost message
        is found by step 1 of a later tick.
@@ -113,16 +119,19 @@ def execute_scheduled_triggers(
     with database.read() as connection:
         now = database.now(connection)
         found = plan.outlook(connection, now, now + horizon)
-    tick = Tick(database, dispatch, tzdata, now, now + horizon, call=call, pause=pause)
+    tick = Tick(database, dispatch, tzdata, now, now + horizon, call=call)
     look = functools.cache(look)  # once, before this tick sends anything itself
     lost = found.sent_again and not hinted and notice_lost(tick, look(), batch)
+    rest = False
     if found.unattended or lost:
         if found.due:
             plan_batch(tick, batch, wait=False)
         if take_back(tick, NEWEST, look, newest_first=True):
-            take_back_all(tick, batch, look)
+            rest = take_back_alone(tick, batch, look, BATCHES_BEFORE_PLANNING, go_on)
     if found.due:
         plan_all(tick, batch)
+    if rest:
+        take_back_alone(tick, batch, look, sys.maxsize, pause)
     if found.due or found.exhausted or found.unattended or lost:
         with database.write() as connection:
             lifecycle.complete(connection, database.now(connection), tzdata)  # what ended meanwhile, too
@@ -151,7 +160,7 @@ def run(
     node: str | None,
     look: Look = Queues,
     call: Call = nobody,
-    pause: Pause = nobody,
+    pause: Pause = go_on,
 ) -> Tick:
     """A tick, with word of it left for `node` (None leaves none: beat did not send it, it is a hint)."""
     began = time.monotonic()
@@ -304,16 +313,16 @@ def send(tick: Tick, hints: Sequence[Hint]) -> bool:
     return False
 
 
-def take_back_all(tick: Tick, batch: int, look: Look) -> None:
-    """Batch after batch, the oldest first, and not much faster than they are taken: who has much to send
-    takes time from who is on time. Unless a tick of this process is at it.
+def take_back_alone(tick: Tick, batch: int, look: Look, most: int, pause: Pause) -> bool:
+    """So many batches, the oldest events first, with a `pause` after each: who has much to send takes time
+    from who is on time. Nothing while a tick of this process is at it. Whether there may be more.
     """
-    if taking_back.acquire(blocking=False):
-        try:
-            while take_back(tick, batch, look):
-                tick.pause()
-        finally:
-            taking_back.release()
+    if not taking_back.acquire(blocking=False):
+        return False
+    try:
+        return all(take_back(tick, batch, look) and pause() for _ in range(most))
+    finally:
+        taking_back.release()
 
 
 def take_back(tick: Tick, batch: int, look: Look, newest_first: bool = False) -> bool:

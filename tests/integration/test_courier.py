@@ -499,6 +499,19 @@ def test_what_finds_no_room_goes_to_the_end_of_the_backlog(
     post.wait_for("t", 20, succeeded=1730)
 
 
+def test_who_waits_for_room_goes_on_when_the_worker_is_to_end(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = held_up(post, monkeypatch, room_seconds=60)
+    with ThreadPoolExecutor(1) as pool:
+        taking = pool.submit(post.carry_backlog, post.add("t", 30, "log"))
+        post.courier.close()
+        taking.result(20)
+    assert post.handed_back == []
+    gate.set()
+    post.wait_for("t", 20, succeeded=1730)
+
+
 def test_many_that_find_no_room_go_into_the_backlog_at_once(
     post: Post, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -941,7 +941,9 @@ def test_the_newest_that_wait_go_before_a_great_deal_of_older_ones(world: World)
     assert len({hint.event_id for hint in world.sent}) == len(world.ids())
 
 
-def test_one_tick_of_a_process_takes_back_what_waits_and_pauses_between_batches(world: World) -> None:
+def test_one_tick_of_a_process_takes_back_what_waits_and_pauses_between_batches(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two would take turns; the other one does the rest of its work meanwhile."""
     for number in range(2 * tick.NEWEST + 7):
         world.create(f"t{number}", once())
@@ -950,18 +952,42 @@ def test_one_tick_of_a_process_takes_back_what_waits_and_pauses_between_batches(
     pauses: list[int] = []
     others: list[int] = []
 
-    def pause() -> None:
+    def pause() -> bool:
         if not pauses:
             others.append(world.tick(batch=3).taken_back)
         pauses.append(len(world.sent))
+        return True
 
     world.sent.clear()
+    monkeypatch.setattr(tick, "BATCHES_BEFORE_PLANNING", 0)
     made = tick.execute_scheduled_triggers(
         world.database, world.dispatch, seconds(90), TZDATA, 3, pause=pause
     )
     assert others == [tick.NEWEST], "the newest of what is left, and no more"
     assert made.taken_back == tick.NEWEST + 7
     assert pauses == [2 * tick.NEWEST + 3, 2 * tick.NEWEST + 6]
+
+
+def test_of_a_great_backlog_the_rest_comes_after_what_is_new(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a plan that is thirty seconds ahead would be late. A worker that ends leaves the rest."""
+    monkeypatch.setattr(tick, "BATCHES_BEFORE_PLANNING", 1)
+    for number in range(tick.NEWEST + 10):
+        world.create(f"t{number}", once())
+    world.tick()
+    waiting = set(world.ids())
+    world.now += GRACE
+    for number in range(5):
+        world.create(f"new{number}", once(60))
+    world.sent.clear()
+    made = tick.execute_scheduled_triggers(
+        world.database, world.dispatch, seconds(90), TZDATA, 3, pause=lambda: False
+    )
+    assert made.planned == 5
+    assert made.taken_back == tick.NEWEST + 3 + 3, "the newest, a batch, and after planning another"
+    old = [hint.event_id in waiting for hint in world.sent]
+    assert old == [False] * 3 + [True] * (tick.NEWEST + 3) + [False] * 2 + [True] * 3
 
 
 def test_a_hinted_tick_leaves_what_was_sent_before_to_beats(world: World) -> None:

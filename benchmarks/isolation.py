@@ -170,7 +170,7 @@ def run(kind: str, case: str, triggers: int, seconds: int) -> dict[str, Any]:
         targets = [stored.LOG, stored.NOOP if case == "tasks" else answers]
         created = create_some(place, targets, until)
         late = [one for first in firsts for one in lateness(place, mark(first), since, until)]
-        soon = [one for at in created for one in lateness(place, mark(at), at, until)]
+        soon = [(lateness(place, mark(at), at, until) or [float("inf")])[0] for at in created]
         fates = place.query(NEIGHBOUR, mark=neighbour)
         return {
             "starts": len(late),

@@ -176,7 +176,7 @@ def deliver(kind: str, batch: list[list[Any]]) -> int:
     shown = getattr(deliver.request, "argsrepr", None)
     submit = courier.submit_backlog if engine.is_backlog(deliver.request) else courier.submit
     with told(f"take over {len(events)} events, a tick sends them again"):
-        submit(kind, events, lambda: put_back(celery, kind, batch, shown))
+        submit(kind, events, lambda those: put_back(celery, kind, those, shown))
     return len(events)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import groupby
 from math import ceil
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 from amqp.exceptions import ChannelError
@@ -19,6 +19,7 @@ from kombu import Connection
 
 from celery_config import bundle
 from celery_config.broker import PREFIX, backlog
+from triggers.lanes import Batch
 from triggers.outgoing import values_of
 from triggers.settings import BACKLOG, OURS
 from triggers.store.delivery import Job
@@ -32,7 +33,8 @@ MOST = 500  # events in one message
 TOGETHER = 50  # users' tasks in one round trip
 ENOUGH_TASKS = 16  # messages in a queue, until users' tasks that are late are sent there
 ENOUGH_DELIVERIES = 20  # the same, of events by the hundred
-PATIENCE_SECONDS = 1.0  # with such a queue
+PATIENCE_WITH_TASKS_SECONDS = 0.25  # with such a queue; those for another may wait behind them
+PATIENCE_SECONDS = 1.0  # of a tick
 LOOK_SECONDS = 0.05  # between looks at it
 HARD_LIMIT_SECONDS = 10  # after its timeout a task that cannot be interrupted is killed with its process
 AGAIN_SECONDS = 1.0  # between tries while the broker is away
@@ -94,8 +96,9 @@ def send_chunk(app: Celery, kind: str, batch: Sequence[Any], shown: str | None, 
     app.send_task(DELIVER, (kind, batch), argsrepr=shown, ignore_result=True, **options)
 
 
-def put_back(app: Celery, kind: str, batch: Sequence[Any], shown: str | None) -> bool:
-    """Send a message of events, as it came, to the end of the backlog; whether the broker took it."""
+def put_back(app: Celery, kind: str, events: Batch, shown: str | None) -> bool:
+    """Send events of a message to the end of the backlog; whether the broker took them."""
+    batch = [[due.isoformat(), [id_ for id_, _ in same]] for due, same in groupby(events, key=itemgetter(1))]
     try:
         send_chunk(app, kind, batch, shown, queue=backlog(app))
     except Exception as error:  # kombu's and redis-py's have no common root
@@ -114,7 +117,8 @@ def publish_tasks(app: Celery, jobs: Sequence[Job], default_queue: str, late: bo
     """
     chunks = list(chunks_of_tasks(jobs, default_queue, late))
     if late:
-        wait_for_workers(app, {queue for (queue, _, _), _ in chunks}, ENOUGH_TASKS)
+        queues = {queue for (queue, _, _), _ in chunks}
+        wait_for_workers(app, queues, ENOUGH_TASKS, PATIENCE_WITH_TASKS_SECONDS)
     declared: set[str] = set()  # looking whether a queue is known already is a fifth of what a message takes
     with app.producer_or_acquire() as producer, producer.batch(TOGETHER):
         for (queue, name, behind), chunk in chunks:
@@ -126,22 +130,20 @@ def publish_tasks(app: Celery, jobs: Sequence[Job], default_queue: str, late: bo
 
 
 def wait_for_deliveries(app: Celery) -> None:
-    """Until few of them wait, as `wait_for_workers`. Never raises: a broker that is away is for others to
-    notice.
-    """
-    with suppress(Exception):
-        wait_for_workers(app, (OURS, BACKLOG), ENOUGH_DELIVERIES)
+    """Until few of them wait, as `wait_for_workers`."""
+    wait_for_workers(app, (OURS, BACKLOG), ENOUGH_DELIVERIES, PATIENCE_SECONDS)
 
 
-def wait_for_workers(app: Celery, queues: Iterable[str], enough: int) -> None:
-    """Until few messages are left in these queues; a second at most, since nobody may take from one of them.
+def wait_for_workers(app: Celery, queues: Iterable[str], enough: int, seconds: float) -> None:
+    """Until few messages are left in these queues, so long at most: nobody may take from one of them.
 
     A backlog that stands in the broker takes its memory, where the queue is first come first served it is in
-    everybody's way, and sending what cannot be run yet takes time from what runs. Raises what kombu raises.
+    everybody's way, and sending what cannot be run yet takes time from what runs. Never raises: a broker that
+    cannot be asked is for who sends to notice.
     """
-    end = time.monotonic() + PATIENCE_SECONDS
-    with app.pool.acquire(block=True) as connection:
-        while time.monotonic() < end and any(waiting(connection, name) >= enough for name in queues):
+    end = time.monotonic() + seconds
+    with suppress(Exception), app.pool.acquire(block=True) as connection, connection.channel() as channel:
+        while any(count(channel, name) >= enough for name in queues) and time.monotonic() < end:
             time.sleep(LOOK_SECONDS)
 
 
@@ -155,7 +157,7 @@ def chunks_of_tasks(
     by_destination: dict[Destination, list[Job]] = {}
     counts = Counter(job.trigger_id for job in jobs)
     for job in jobs:
-        behind = (late and len(jobs) > NAMED) or counts[job.trigger_id] > MANY
+        behind = late or counts[job.trigger_id] > MANY
         destination = (job.target["queue"] or default_queue, job.target["task"], behind)
         if len(jobs) <= NAMED:
             yield destination, [job]
@@ -193,10 +195,15 @@ def look(app: Celery, tasks: Sequence[str]) -> Queues:
 
 
 def waiting(connection: Connection, queue: str) -> int:
+    """How many messages wait in a queue."""
+    with connection.channel() as channel:  # its own: RabbitMQ closes it when there is no such queue
+        return count(channel, queue)
+
+
+def count(channel: Any, queue: str) -> int:
     """How many messages wait in a queue. One that is not there, as after a flush, has none."""
     try:
-        with connection.channel() as channel:  # its own: RabbitMQ closes it when there is no such queue
-            return int(channel.queue_declare(queue, passive=True).message_count)
+        return int(channel.queue_declare(queue, passive=True).message_count)
     except ChannelError as error:
         if int(error.reply_code or 0) != NOT_FOUND:
             raise

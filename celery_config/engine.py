@@ -277,7 +277,8 @@ class EngineConsumer(bootsteps.ConsumerStep):
         queue = c.app.amqp.queues.consume_from.get(OURS)
         if queue is None:
             return
-        c.task_consumer.cancel_by_queue(OURS)
+        for name in (OURS, BACKLOG):  # whoever names the second with `-Q`, too
+            c.task_consumer.cancel_by_queue(name)
         for one, most in ((queue, PREFETCH), (backlog(c.app), BACKLOG_THREADS)):
             channel = c.connection.channel()
             consumer = Consumer(channel, [one], on_message=c.create_task_handler(), accept=["json"])

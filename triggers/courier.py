@@ -53,7 +53,8 @@ RECORD_SECONDS = (
 )
 PAUSE_SECONDS = 1.0  # between tries to record results while the database is away
 
-Publish = Callable[[Sequence[Job], bool], None]  # sends users' tasks, late ones or not; raises when it cannot
+Publish = Callable[[Sequence[Job], bool], None]  # sends users' tasks, many late ones or not; may raise
+PutBack = Callable[[Batch], bool]  # sends events to the end of the backlog; whether that was done
 KINDS = ("log", "http", "celery")
 NOBODY = "00000000-0000-0000-0000-000000000000"
 Waiting = tuple[str, datetime, str]  # an event with its instant, and its kind of target
@@ -112,25 +113,25 @@ class Courier:
         except Exception as error:
             logger.warning("cannot use the database: %s", in_one_line(error))
 
-    def submit(self, kind: str, batch: Batch, put_back: Callable[[], bool]) -> None:
+    def submit(self, kind: str, batch: Batch, put_back: PutBack) -> None:
         """Take over events of one kind of target. Many that are due, while there is more than enough of that
-        here, are put into the backlog (`put_back`, whether that was done): nobody is to wait behind them.
+        here, are put into the backlog: nobody is to wait behind them.
         """
         self.clock.measure()
-        if not self._are_due(batch) or self._wait_for_room(kind, 0) or not put_back():
-            self._loop.call_soon_threadsafe(self._hold, kind, batch)
+        due = [one for one in batch if self.clock.seconds_until(one[1]) <= 0]
+        if len(due) > FEW and not self._wait_for_room(kind, 0) and put_back(due):
+            gone = {id_ for id_, _ in due}
+            batch = [one for one in batch if one[0] not in gone]
+        self._loop.call_soon_threadsafe(self._hold, kind, batch)
 
-    def submit_backlog(self, kind: str, batch: Batch, put_back: Callable[[], bool]) -> None:
+    def submit_backlog(self, kind: str, batch: Batch, put_back: PutBack) -> None:
         """The same, of what was there. While there is no room this waits, and then puts it to the end of the
         backlog: for this worker, or for one that has room.
         """
         self.clock.measure()
-        if self._wait_for_room(kind, ROOM_SECONDS) or not put_back():
+        if self._wait_for_room(kind, ROOM_SECONDS) or not put_back(batch):
             self._wait_for_room(kind)
             self._loop.call_soon_threadsafe(self._hold, kind, batch)
-
-    def _are_due(self, batch: Batch) -> bool:
-        return len(batch) > FEW and self.clock.seconds_until(batch[0][1]) <= 0
 
     def _wait_for_room(self, kind: str, seconds: float | None = None) -> bool:
         room = self._room[kind]
@@ -390,7 +391,7 @@ class Courier:
         """Those that came late. To publish one takes as much of the machine as to run it, if it is short."""
         batch = await self._lanes["celery"].take_late(LATE_TASKS)
         began = time.monotonic()
-        await self._look_and_publish(batch, late=True)
+        await self._look_and_publish(batch, late=len(batch) > FEW)
         await self._rest(began)
 
     async def _rest(self, began: float) -> None:
@@ -408,7 +409,7 @@ class Courier:
 
     async def _look_and_publish(self, batch: Batch, late: bool) -> None:
         jobs = await self._sql(self._look, [id_ for id_, _ in batch])
-        threads = self._publishing_late if late else self._publishing  # this one waits for workers
+        threads = self._publishing_late if late else self._publishing  # late ones wait for workers
         await self._elsewhere(threads, self.publish, jobs, late and not self._draining)
 
     def _look(self, ids: Sequence[str]) -> list[Job]:

@@ -109,11 +109,11 @@ class Settings:
                 str(self.event_archived_seconds),
                 f"at least EVENT_ACTIVE_SECONDS ({self.event_active_seconds})",
             )
-        if ours := {OURS, BACKLOG}.intersection(self.celery_queues):
+        if ours := [name for name in self.celery_queues if name in (OURS, BACKLOG)]:
             raise wrong(
                 "CELERY_QUEUES",
                 ",".join(self.celery_queues),
-                f"queues other than {ours.pop()}, which is ours",
+                f"queues other than {ours[0]}, which is ours",
             )
         if self.celery_queue_type == "quorum" and not self.celery_broker_url.startswith("amqp"):
             raise wrong("CELERY_QUEUE_TYPE", "quorum", "classic, unless CELERY_BROKER_URL is RabbitMQ's")

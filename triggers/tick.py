@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import random
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +34,7 @@ MARGIN = timedelta(seconds=PLANNING_MARGIN_SECONDS)  # ahead of now a hint plans
 LONGEST_GRACE = timedelta(minutes=5)  # so that a backlog does not amplify itself
 NEWEST = 50  # unattended events that each tick looks at first
 BATCHES_BEFORE_PLANNING = 5  # of the rest
+BATCHES_IN_THE_END = 50  # and after it: what waits may come again, and a tick is to end
 DOUBLINGS = 5  # of the grace, until it is the longest
 
 log = logging.getLogger("triggerbeat.tick")
@@ -126,12 +126,12 @@ def execute_scheduled_triggers(
     if found.unattended or lost:
         if found.due:
             plan_batch(tick, batch, wait=False)
-        if take_back(tick, NEWEST, look, newest_first=True):
-            rest = take_back_alone(tick, batch, look, BATCHES_BEFORE_PLANNING, go_on)
+        take_back(tick, min(NEWEST, batch), look, newest=True)
+        rest = take_back_alone(tick, batch, look, BATCHES_BEFORE_PLANNING, go_on)
     if found.due:
         plan_all(tick, batch)
     if rest:
-        take_back_alone(tick, batch, look, sys.maxsize, pause)
+        take_back_alone(tick, batch, look, BATCHES_IN_THE_END, pause)
     if found.due or found.exhausted or found.unattended or lost:
         with database.write() as connection:
             lifecycle.complete(connection, database.now(connection), tzdata)  # what ended meanwhile, too
@@ -325,7 +325,7 @@ def take_back_alone(tick: Tick, batch: int, look: Look, most: int, pause: Pause)
         taking_back.release()
 
 
-def take_back(tick: Tick, batch: int, look: Look, newest_first: bool = False) -> bool:
+def take_back(tick: Tick, batch: int, look: Look, newest: bool = False) -> bool:
     """Look at a batch of unattended events; whether to go on with another.
 
     A user's task is a message of its own, and its copies take the slots that a backlog needs to end. So while
@@ -336,7 +336,7 @@ def take_back(tick: Tick, batch: int, look: Look, newest_first: bool = False) ->
     cancelled: list[plan.Unattended] = []
     with tick.database.write() as connection:
         now = tick.database.now(connection)
-        found = plan.unattended(connection, now, batch, newest_first)
+        found = plan.unattended(connection, now, batch, newest)
         again: list[tuple[str, datetime, int]] = []
         lost: list[plan.Unattended] = []
         for event in found:

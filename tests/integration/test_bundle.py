@@ -128,12 +128,6 @@ def test_who_looks_at_the_queue_sees_what_is_behind_the_others_after_them(app: C
         assert [one["id"] for one in found["messages"]] == [job(100).id, *[one.id for one in many]]
 
 
-def test_few_that_are_late_stand_where_people_look_for_them(app: Celery) -> None:
-    messages(app, "tasks")
-    publish_tasks(app, [job(number) for number in range(NAMED)], "tasks", late=True)
-    assert not any(message.properties.get("priority") for message in messages(app, "tasks"))
-
-
 def enough_waits(app: Celery) -> None:
     """So many tasks in the queue that late ones are not sent there; RabbitMQ counts them a moment later."""
     for number in range(ENOUGH_TASKS):
@@ -148,7 +142,7 @@ def test_late_ones_wait_until_workers_have_taken_what_was_sent(
     """Not for ever: there may be no worker for this queue."""
     messages(app, "tasks")
     enough_waits(app)
-    monkeypatch.setattr(dispatch, "PATIENCE_SECONDS", 60)
+    monkeypatch.setattr(dispatch, "PATIENCE_WITH_TASKS_SECONDS", 60)
     with ThreadPoolExecutor(1) as pool:
         sending = pool.submit(publish_tasks, app, [job(100)], "tasks", True)
         publish_tasks(app, [job(101)], "tasks")  # which is on time
@@ -157,7 +151,7 @@ def test_late_ones_wait_until_workers_have_taken_what_was_sent(
         sending.result(20)
     found += messages(app, "tasks")
     assert len(found) == ENOUGH_TASKS + 2
-    monkeypatch.setattr(dispatch, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(dispatch, "PATIENCE_WITH_TASKS_SECONDS", 0.05)
     enough_waits(app)
     publish_tasks(app, [job(100)], "tasks", late=True)
     assert job(100).id in {message.headers["id"] for message in messages(app, "tasks")}

@@ -30,6 +30,7 @@ from triggers import courier as couriers
 from triggers.calls import PER_HOST
 from triggers.courier import Courier
 from triggers.deliver import LEASE_MARGIN
+from triggers.lanes import Batch
 from triggers.store import plan
 from triggers.store.delivery import Call, Job
 from triggers.tick import Hint
@@ -130,8 +131,13 @@ class Post:
         for kind in sorted({hint.kind for hint in hints}):
             message = [hint for hint in hints if hint.kind == kind]
             batch = [(hint.event_id, hint.due_at) for hint in message]
-            submit(kind, batch, partial(self.hand_back, message))
+            submit(kind, batch, partial(self.put_back, message))
         return True
+
+    def put_back(self, message: Sequence[Hint], events: Batch) -> bool:
+        """Some of a message's events come back."""
+        ids = {id_ for id_, _ in events}
+        return self.hand_back([hint for hint in message if hint.event_id in ids])
 
     def carry_backlog(self, hints: Sequence[Hint]) -> bool:
         """The same, as from the backlog's queue."""
@@ -519,11 +525,34 @@ def test_many_that_find_no_room_go_into_the_backlog_at_once(
     gate = held_up(post, monkeypatch, room_seconds=60)
     many, few = post.add("t", 51, "log"), post.add("t", 50, "log")
     later = [hint._replace(due_at=hint.due_at + seconds(60)) for hint in post.add("t", 51, "log")]
-    for message in (many, few, later):
+    for message in (few, later, many + later[:1]):
         post.carry(message)
     assert sorted(post.handed_back) == sorted(many)
     gate.set()
     post.wait_for("t", 20, succeeded=1750, pending=102)
+
+
+def test_many_late_tasks_that_wait_for_workers_keep_none_on_time_waiting(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few late ones go as those on time."""
+    gate, sent = threading.Event(), list[tuple[int, bool]]()
+
+    def publish(jobs: Sequence[Job], late: bool) -> None:
+        sent.append((len(jobs), late))
+        assert not late or gate.wait(20)
+
+    monkeypatch.setattr(post.courier, "publish", publish)
+    post.create("t", TASK)
+    hints = post.add("t", 80, "celery")
+    post.carry([hint._replace(due_at=hint.due_at - seconds(60)) for hint in hints])
+    wait_until(lambda: sent == [(80, True)], message="the late ones wait")
+    post.carry(post.add("t", 3, "celery"))
+    wait_until(lambda: (3, False) in sent, message="those on time do not")
+    gate.set()
+    few = post.add("t", 4, "celery")
+    post.carry([hint._replace(due_at=hint.due_at - seconds(60)) for hint in few])
+    wait_until(lambda: (4, False) in sent, message="few go as others")
 
 
 def test_what_the_broker_does_not_take_back_waits_here(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:

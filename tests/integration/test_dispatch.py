@@ -21,6 +21,7 @@ from triggers.tick import Hint, Queues
 
 TASKS = ("tasks", "more")
 HINT = Hint("01a1f892-3393-73c0-949a-272df0e0657a", datetime(2026, 11, 20, 12, tzinfo=UTC), "log", "t")
+EVENTS = [(HINT.event_id, HINT.due_at)]
 
 
 @pytest.fixture(params=["redis", "classic", "quorum"])
@@ -61,7 +62,7 @@ def test_what_waits_is_seen_until_it_is_taken(app: Celery) -> None:
 
 def test_what_was_put_into_the_backlog_is_one_of_ours_that_waits(app: Celery) -> None:
     batch = [[HINT.due_at.isoformat(), [HINT.event_id]]]
-    assert put_back(app, HINT.kind, batch, "(log: t)")
+    assert put_back(app, HINT.kind, EVENTS, "(log: t)")
     assert seen(app, Queues(ours=True, tasks=False))
     with app.connection_for_read() as connection:
         queue = backlog(app)(connection.default_channel)
@@ -79,8 +80,8 @@ def test_a_tick_with_much_to_send_waits_while_enough_is_there(
     monkeypatch.setattr(dispatcher, "ENOUGH_DELIVERIES", 2)
     monkeypatch.setattr(dispatcher, "PATIENCE_SECONDS", 60)
     assert dispatch(app, [HINT])
-    assert put_back(app, HINT.kind, [[HINT.due_at.isoformat(), [HINT.event_id]]], None)
-    assert put_back(app, HINT.kind, [[HINT.due_at.isoformat(), [HINT.event_id]]], None)
+    assert put_back(app, HINT.kind, EVENTS, None)
+    assert put_back(app, HINT.kind, EVENTS, None)
     assert seen(app, Queues(ours=True, tasks=False))
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(wait_for_deliveries, app)

@@ -232,19 +232,27 @@ SELECT e.id, e.trigger_id, e.status, e.scheduled_for, e.due_at, e.lease_until, e
        CASE WHEN e.status = 'running' THEN t.policy END AS policy, t.deleted_at IS NOT NULL AS deleted
 FROM events e JOIN triggers t ON t.id = e.trigger_id
 WHERE """
-UNATTENDED = UNFINISHED + "e.recheck_at <= :now ORDER BY e.recheck_at {order} LIMIT :most {lock}"
+UNATTENDED = UNFINISHED + "e.recheck_at <= :now ORDER BY e.recheck_at LIMIT :most {lock}"
+NEWEST = (
+    UNFINISHED + "e.recheck_at <= :now AND e.recheck_at > :since AND e.dispatches = 0"
+    " ORDER BY e.recheck_at DESC LIMIT :most {lock}"
+)
+NEW_SECONDS = 5  # since an event came due, or was fired
 RUNNING = UNFINISHED + "e.id = :id AND e.status = 'running' AND e.attempt = :attempt"
 
 
-def unattended(
-    connection: Connection, now: datetime, most: int, newest_first: bool = False
-) -> list[Unattended]:
-    """Events that nobody finished, and that somebody must look at now."""
+def unattended(connection: Connection, now: datetime, most: int, newest: bool = False) -> list[Unattended]:
+    """Events that nobody finished, and that somebody must look at now: the oldest, or the `newest` of those
+    that were not dispatched again yet.
+    """
     bulk.plan_anew(connection)
     lock = "FOR NO KEY UPDATE OF e SKIP LOCKED" if bulk.is_postgres(connection) else ""
-    order = "DESC" if newest_first else ""
-    statement = text(UNATTENDED.format(order=order, lock=lock)).bindparams(bindparam("now", type_=Instant))
-    return unfinished(connection, statement, {"now": now, "most": most})
+    values = {"now": now, "most": most}
+    if newest:
+        values["since"] = now - timedelta(seconds=NEW_SECONDS)
+    statement = text((NEWEST if newest else UNATTENDED).format(lock=lock))
+    instants = [bindparam(name, type_=Instant) for name in values if name != "most"]
+    return unfinished(connection, statement.bindparams(*instants), values)
 
 
 def running(connection: Connection, event_id: str, attempt: int) -> list[Unattended]:

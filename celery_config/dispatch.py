@@ -33,8 +33,8 @@ MOST = 500  # events in one message
 TOGETHER = 50  # users' tasks in one round trip
 ENOUGH_TASKS = 16  # messages in a queue, until users' tasks that are late are sent there
 ENOUGH_DELIVERIES = 20  # the same, of events by the hundred
-PATIENCE_WITH_TASKS_SECONDS = 0.25  # with such a queue; those for another may wait behind them
-PATIENCE_SECONDS = 1.0  # of a tick
+
+PATIENCE_SECONDS = 0.25  # with such a queue; what is for another may wait behind
 LOOK_SECONDS = 0.05  # between looks at it
 HARD_LIMIT_SECONDS = 10  # after its timeout a task that cannot be interrupted is killed with its process
 AGAIN_SECONDS = 1.0  # between tries while the broker is away
@@ -118,7 +118,7 @@ def publish_tasks(app: Celery, jobs: Sequence[Job], default_queue: str, late: bo
     chunks = list(chunks_of_tasks(jobs, default_queue, late))
     if late:
         queues = {queue for (queue, _, _), _ in chunks}
-        wait_for_workers(app, queues, ENOUGH_TASKS, PATIENCE_WITH_TASKS_SECONDS)
+        wait_for_workers(app, queues, ENOUGH_TASKS)
     declared: set[str] = set()  # looking whether a queue is known already is a fifth of what a message takes
     with app.producer_or_acquire() as producer, producer.batch(TOGETHER):
         for (queue, name, behind), chunk in chunks:
@@ -131,17 +131,17 @@ def publish_tasks(app: Celery, jobs: Sequence[Job], default_queue: str, late: bo
 
 def wait_for_deliveries(app: Celery) -> None:
     """Until few of them wait, as `wait_for_workers`."""
-    wait_for_workers(app, (OURS, BACKLOG), ENOUGH_DELIVERIES, PATIENCE_SECONDS)
+    wait_for_workers(app, (OURS, BACKLOG), ENOUGH_DELIVERIES)
 
 
-def wait_for_workers(app: Celery, queues: Iterable[str], enough: int, seconds: float) -> None:
-    """Until few messages are left in these queues, so long at most: nobody may take from one of them.
+def wait_for_workers(app: Celery, queues: Iterable[str], enough: int) -> None:
+    """Until few messages are left in these queues, but not for long: nobody may take from one of them.
 
     A backlog that stands in the broker takes its memory, where the queue is first come first served it is in
     everybody's way, and sending what cannot be run yet takes time from what runs. Never raises: a broker that
     cannot be asked is for who sends to notice.
     """
-    end = time.monotonic() + seconds
+    end = time.monotonic() + PATIENCE_SECONDS
     with suppress(Exception), app.pool.acquire(block=True) as connection, connection.channel() as channel:
         while any(count(channel, name) >= enough for name in queues) and time.monotonic() < end:
             time.sleep(LOOK_SECONDS)

@@ -142,7 +142,7 @@ def test_late_ones_wait_until_workers_have_taken_what_was_sent(
     """Not for ever: there may be no worker for this queue."""
     messages(app, "tasks")
     enough_waits(app)
-    monkeypatch.setattr(dispatch, "PATIENCE_WITH_TASKS_SECONDS", 60)
+    monkeypatch.setattr(dispatch, "PATIENCE_SECONDS", 60)
     with ThreadPoolExecutor(1) as pool:
         sending = pool.submit(publish_tasks, app, [job(100)], "tasks", True)
         publish_tasks(app, [job(101)], "tasks")  # which is on time
@@ -151,7 +151,7 @@ def test_late_ones_wait_until_workers_have_taken_what_was_sent(
         sending.result(20)
     found += messages(app, "tasks")
     assert len(found) == ENOUGH_TASKS + 2
-    monkeypatch.setattr(dispatch, "PATIENCE_WITH_TASKS_SECONDS", 0.05)
+    monkeypatch.setattr(dispatch, "PATIENCE_SECONDS", 0.05)
     enough_waits(app)
     publish_tasks(app, [job(100)], "tasks", late=True)
     assert job(100).id in {message.headers["id"] for message in messages(app, "tasks")}

@@ -31,12 +31,15 @@ def is_redis(url: str) -> bool:
 
 
 def queues(settings: Settings, broker_url: str) -> Document:
-    """The broker's queues and what workers hold; `error` says why, when it cannot be asked."""
+    """The broker's queues, the backlog's when there is one, and what workers hold; `error` says why, when it
+    cannot be asked.
+    """
     names = [OURS, BACKLOG, *settings.celery_queues]
     document: Document = {"url": without_password(broker_url), "error": None, "queues": [], "held": None}
     try:
         look = redis_queues if is_redis(broker_url) else amqp_queues
         document |= look(broker_url, names)
+        document["queues"] = [one for one in document["queues"] if one["name"] != BACKLOG or one["waiting"]]
     except broker_errors() as error:
         document["error"] = one_line(error)
     return document

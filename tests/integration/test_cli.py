@@ -32,7 +32,7 @@ from triggers import cli, local_files, queue_view
 from triggers.apply import Applied, apply
 from triggers.rfc3339 import parse_instant
 from triggers.schedule import next_occurrences
-from triggers.settings import Settings
+from triggers.settings import BACKLOG, Settings
 from triggers.tick import execute_scheduled_triggers
 
 ROOT = Path(__file__).parents[2]
@@ -546,6 +546,10 @@ def test_queue_shows_what_waits_and_what_is_held_and_what_is_not_ours(
     with redis.Redis(port=valkey.port) as client:
         client.lpush("tasks", b"\xff\xfe")
 
+    valkey.command("LPUSH", BACKLOG, envelope)
+    names = [one["name"] for one in terminal.json("queue")["broker"]["queues"]]
+    assert names == ["celery", BACKLOG, "tasks"]
+    valkey.command("DEL", BACKLOG)
     found = terminal.json("queue")
     ours, tasks = found["broker"]["queues"]
     assert (ours["name"], ours["waiting"], tasks["name"], tasks["waiting"]) == ("celery", 1, "tasks", 6)

@@ -108,11 +108,11 @@ def queues(settings: Settings) -> list[Queue]:
 
 def backlog(app: Celery) -> Queue:
     """The queue of deliveries that let the others go first. Celery does not know it: who takes from it is
-    for our part of the worker to say.
+    for our part of the worker to say. Never a quorum queue: what it loses a tick sends again.
     """
     ours = app.amqp.queues[OURS]
     exchange = Exchange(BACKLOG, type=ours.exchange.type)
-    return Queue(BACKLOG, exchange, routing_key=BACKLOG, queue_arguments=ours.queue_arguments)
+    return Queue(BACKLOG, exchange, routing_key=BACKLOG)
 
 
 def route_to(queue: str) -> Any:

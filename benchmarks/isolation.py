@@ -158,7 +158,8 @@ def run(kind: str, case: str, triggers: int, seconds: int) -> dict[str, Any]:
         place.environment |= {"ALLOW_PRIVATE_TARGETS": "true", "TICK_SECONDS": str(TICK_SECONDS)}
         place.start_worker()
         answers = {"type": "http", "url": f"http://127.0.1.1:{port}/"}
-        firsts = everybody_else(place, stored.NOOP if case == "tasks" else answers, triggers)
+        other = stored.NOOP if case == "tasks" else answers
+        firsts = everybody_else(place, other, triggers)
         place.settle()
         place.start_celery("beat")
         since = firsts[0] + SETTLING
@@ -167,8 +168,7 @@ def run(kind: str, case: str, triggers: int, seconds: int) -> dict[str, Any]:
         since = now()
         place.send_tick()  # as the hint of whoever made this
         until = since + timedelta(seconds=seconds)
-        targets = [stored.LOG, stored.NOOP if case == "tasks" else answers]
-        created = create_some(place, targets, until)
+        created = create_some(place, [stored.LOG, other], until)
         late = [one for first in firsts for one in lateness(place, mark(first), since, until)]
         soon = [(lateness(place, mark(at), at, until) or [float("inf")])[0] for at in created]
         fates = place.query(NEIGHBOUR, mark=neighbour)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import kombu
-from celery import Celery
 from celery.app.amqp import AMQP
 from kombu import Exchange, Queue
 
@@ -96,7 +95,7 @@ def rabbitmq_options() -> dict[str, Any]:
 def queues(settings: Settings) -> list[Queue]:
     """Ours, and those of the users' tasks."""
     if not quorum(settings):
-        return [Queue(name, Exchange(name), routing_key=name) for name in (OURS, *settings.celery_queues)]
+        return [classic(name) for name in (OURS, *settings.celery_queues)]
     # A topic exchange: with a direct one Celery cannot set up its delayed delivery on quorum queues.
     return [
         Queue(
@@ -106,13 +105,16 @@ def queues(settings: Settings) -> list[Queue]:
     ]
 
 
-def backlog(app: Celery) -> Queue:
+def classic(name: str) -> Queue:
+    """A queue with an exchange of its own."""
+    return Queue(name, Exchange(name), routing_key=name)
+
+
+def backlog() -> Queue:
     """The queue of deliveries that let the others go first. Celery does not know it: who takes from it is
     for our part of the worker to say. Never a quorum queue: what it loses a tick sends again.
     """
-    ours = app.amqp.queues[OURS]
-    exchange = Exchange(BACKLOG, type=ours.exchange.type)
-    return Queue(BACKLOG, exchange, routing_key=BACKLOG)
+    return classic(BACKLOG)
 
 
 def route_to(queue: str) -> Any:

@@ -33,7 +33,6 @@ MOST = 500  # events in one message
 TOGETHER = 50  # users' tasks in one round trip
 ENOUGH_TASKS = 16  # messages in a queue, until users' tasks that are late are sent there
 ENOUGH_DELIVERIES = 20  # the same, of events by the hundred
-
 PATIENCE_SECONDS = 0.25  # with such a queue; what is for another may wait behind
 LOOK_SECONDS = 0.05  # between looks at it
 HARD_LIMIT_SECONDS = 10  # after its timeout a task that cannot be interrupted is killed with its process
@@ -81,26 +80,24 @@ def chunks(hints: Sequence[Hint]) -> list[Sequence[Hint]]:
 
 def publish_chunk(app: Celery, producer: Any, kind: str, chunk: Sequence[Hint]) -> None:
     """One message; what people see of it names the trigger."""
-    batch = [
-        [due.isoformat(), [h.event_id for h in same]] for due, same in groupby(chunk, attrgetter("due_at"))
-    ]
     shown = f"{chunk[0].name or chunk[0].event_id} at {chunk[0].due_at:%Y-%m-%dT%H:%M:%SZ}"
     if len(chunk) > 1:
         others = "of it" if chunk[0].name == chunk[-1].name else "events"
         shown += f" and {len(chunk) - 1} more {others}"
-    send_chunk(app, kind, batch, f"({kind}: {shown})", producer=producer)
+    events = [(hint.event_id, hint.due_at) for hint in chunk]
+    send_events(app, kind, events, f"({kind}: {shown})", producer=producer)
 
 
-def send_chunk(app: Celery, kind: str, batch: Sequence[Any], shown: str | None, **options: Any) -> None:
-    """Publish events, `[[instant, [event id, ...]], ...]`. Raises what kombu raises."""
+def send_events(app: Celery, kind: str, events: Batch, shown: str | None, **options: Any) -> None:
+    """Publish events, as `[[instant, [event id, ...]], ...]`. Raises what kombu raises."""
+    batch = [[due.isoformat(), [id_ for id_, _ in same]] for due, same in groupby(events, itemgetter(1))]
     app.send_task(DELIVER, (kind, batch), argsrepr=shown, ignore_result=True, **options)
 
 
 def put_back(app: Celery, kind: str, events: Batch, shown: str | None) -> bool:
     """Send events of a message to the end of the backlog; whether the broker took them."""
-    batch = [[due.isoformat(), [id_ for id_, _ in same]] for due, same in groupby(events, key=itemgetter(1))]
     try:
-        send_chunk(app, kind, batch, shown, queue=backlog(app))
+        send_events(app, kind, events, shown, queue=backlog())
     except Exception as error:  # kombu's and redis-py's have no common root
         log.error("cannot send events back, this worker keeps them: %s: %s", type(error).__name__, error)
         return False
@@ -117,8 +114,7 @@ def publish_tasks(app: Celery, jobs: Sequence[Job], default_queue: str, late: bo
     """
     chunks = list(chunks_of_tasks(jobs, default_queue, late))
     if late:
-        queues = {queue for (queue, _, _), _ in chunks}
-        wait_for_workers(app, queues, ENOUGH_TASKS)
+        wait_for_workers(app, {queue for (queue, _, _), _ in chunks}, ENOUGH_TASKS)
     declared: set[str] = set()  # looking whether a queue is known already is a fifth of what a message takes
     with app.producer_or_acquire() as producer, producer.batch(TOGETHER):
         for (queue, name, behind), chunk in chunks:

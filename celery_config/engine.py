@@ -279,7 +279,7 @@ class EngineConsumer(bootsteps.ConsumerStep):
             return
         for name in (OURS, BACKLOG):  # whoever names the second with `-Q`, too
             c.task_consumer.cancel_by_queue(name)
-        for one, most in ((backlog(c.app), BACKLOG_THREADS), (queue, PREFETCH)):
+        for one, most in ((backlog(), BACKLOG_THREADS), (queue, PREFETCH)):
             channel = c.connection.channel()
             consumer = Consumer(channel, [one], on_message=c.create_task_handler(), accept=["json"])
             consumer.qos(prefetch_count=most, apply_global=False)

@@ -36,6 +36,7 @@ from triggers.tick import Dispatch, Hint
 
 FORESEEN_SECONDS = 1.0  # before its instant a call is looked at
 FEW = 50  # calls that are admitted in one turn of the loop
+SMALL = 50  # events that come together, and are taken as they come; more are many
 ON_TIME_SECONDS = 1.0  # so long what is late lets others go first
 GOOD_SECONDS = 0.02  # that others may be late by; when they are more, what is late rests for longer
 LONGEST_REST = 5.0  # times of what its work took
@@ -118,11 +119,16 @@ class Courier:
         here, are put into the backlog: nobody is to wait behind them.
         """
         self.clock.measure()
-        due = [one for one in batch if self.clock.seconds_until(one[1]) <= 0]
-        if len(due) > FEW and not self._wait_for_room(kind, 0) and put_back(due):
-            gone = {id_ for id_, _ in due}
-            batch = [one for one in batch if one[0] not in gone]
+        if len(batch) > SMALL and not self._wait_for_room(kind, 0):
+            batch = self._without_due(batch, put_back)
         self._loop.call_soon_threadsafe(self._hold, kind, batch)
+
+    def _without_due(self, batch: Batch, put_back: PutBack) -> Batch:
+        due = [one for one in batch if self.clock.seconds_until(one[1]) <= 0]
+        if len(due) <= SMALL or not put_back(due):
+            return batch
+        gone = {id_ for id_, _ in due}
+        return [one for one in batch if one[0] not in gone]
 
     def submit_backlog(self, kind: str, batch: Batch, put_back: PutBack) -> None:
         """The same, of what was there. While there is no room this waits, and then puts it to the end of the
@@ -215,16 +221,9 @@ class Courier:
         self._blocking = 0
         self._caller = HttpCaller(*self._caller_options, max_lookups=most_calls())
         self._calls = Calls(self._caller, self._ended)
-        works = [
-            self._log,
-            self._http,
-            self._late_http,
-            self._foresee,
-            self._admissions,
-            self._starts,
-            self._late_starts,
-        ]
-        works += [self._tasks, self._late_tasks, self._finishes]
+        works = [self._log, self._tasks, self._late_tasks, self._finishes]
+        works += [self._http, self._late_http, self._foresee, self._admissions]
+        works += [self._starts, self._late_starts]
         if self.database.is_postgres:  # SQLite has one writer
             works += [self._log, self._late_starts]
         self._workers = [self._loop.create_task(self._forever(work)) for work in works]
@@ -391,7 +390,7 @@ class Courier:
         """Those that came late. To publish one takes as much of the machine as to run it, if it is short."""
         batch = await self._lanes["celery"].take_late(LATE_TASKS)
         began = time.monotonic()
-        await self._look_and_publish(batch, late=len(batch) > FEW)
+        await self._look_and_publish(batch, late=len(batch) > SMALL)
         await self._rest(began)
 
     async def _rest(self, began: float) -> None:

@@ -65,7 +65,7 @@ def test_what_was_put_into_the_backlog_is_one_of_ours_that_waits(app: Celery) ->
     assert put_back(app, HINT.kind, EVENTS, "(log: t)")
     assert seen(app, Queues(ours=True, tasks=False))
     with app.connection_for_read() as connection:
-        queue = backlog(app)(connection.default_channel)
+        queue = backlog()(connection.default_channel)
         message = queue.get(no_ack=True)
         assert message.payload[0] == [HINT.kind, batch]
         assert message.headers["argsrepr"] == "(log: t)"
@@ -89,7 +89,7 @@ def test_a_tick_with_much_to_send_waits_while_enough_is_there(
             waiting.result(0.3)
         assert not waiting.done()
         with app.connection_for_read() as connection:
-            backlog(app)(connection.default_channel).purge()
+            backlog()(connection.default_channel).purge()
         waiting.result(20)
 
 

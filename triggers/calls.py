@@ -104,15 +104,15 @@ class Calls:
         """How many calls may start."""
         return sum(map(len, self._startable.values()))
 
-    async def take(self, late: bool = False) -> list[Call]:
-        """Up to a chunk of calls that may start, as soon as there is any: of those that came on time, or of
+    async def take(self, late: bool = False, most: Callable[[], int] = lambda: CHUNK) -> list[Call]:
+        """Up to `most()` calls that may start, as soon as there is any: of those that came on time, or of
         those that came late.
         """
         startable = self._startable[late]
         while not startable:
             self._wake[late].clear()
             await self._wake[late].wait()
-        return [startable.popleft() for _ in range(min(CHUNK, len(startable)))]
+        return [startable.popleft() for _ in range(min(most(), len(startable)))]
 
     def release(self, event_ids: Iterable[str]) -> None:
         """These calls ended, or never began: what was parked may start."""

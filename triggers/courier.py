@@ -41,6 +41,7 @@ ON_TIME_SECONDS = 1.0  # so long what is late lets others go first
 GOOD_SECONDS = 0.02  # that others may be late by; when they are more, what is late rests for longer
 LONGEST_REST = 5.0  # times of what its work took
 LATE_TASKS = 80  # users' tasks that came late, published together; more than go out one by one
+LATE_STARTS = 20  # calls that came late and begin together: their answers come together, too
 LATE_PAUSE_SECONDS = 0.05  # between looks at calls that came late, while enough of them wait
 LATE_SECONDS = 1.0  # after its instant an event that comes now is late anyway
 MOST_TAKEN_OVER = 10_000  # events, when a worker starts; of more the next tick finds what nobody holds
@@ -482,10 +483,13 @@ class Courier:
 
     async def _late_starts(self) -> None:
         """Of calls that came late."""
-        calls = await self._calls.take(late=True)
+        calls = await self._calls.take(late=True, most=self._late_starts_at_once)
         began = time.monotonic()
         await self._start_calls(calls)
         await self._rest(began)
+
+    def _late_starts_at_once(self) -> int:
+        return LATE_STARTS if self._others_on_time else CHUNK
 
     async def _start_calls(self, calls: Sequence[Call]) -> None:
         ids = [call.id for call in calls]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections import Counter
@@ -917,6 +918,29 @@ def test_a_broker_that_hangs_does_not_hold_up_a_stop(post: Post, monkeypatch: py
     post.courier.stop(1)
     assert time.monotonic() - began < 5
     assert post.counts("t") == {"pending": 1}
+
+
+@pytest.mark.parametrize("beside_others", [True, False])
+def test_calls_that_came_late_begin_few_at_a_time_beside_others(post: Post, beside_others: bool) -> None:
+    """Else all their answers come at once, and who is on time waits for the loop to have read them."""
+    sizes: list[int] = []
+    start = post.courier._start
+
+    def noted(ids: Sequence[str]) -> Any:
+        sizes.append(len(ids))
+        return start(ids)
+
+    post.courier._start = noted  # type: ignore[method-assign]
+    post.courier._on_time_at = math.inf if beside_others else -math.inf
+    post.create("late", post.target("/status/200"))
+    long_ago = datetime.now(UTC) - seconds(60)
+    hints = [hint._replace(due_at=long_ago) for hint in post.add("late", 90)]
+    with post.world.database.write() as connection:
+        connection.execute(update(Event).values(scheduled_for=long_ago, fire_at=long_ago, due_at=long_ago))
+    post.carry(hints)
+    post.wait_for("late", succeeded=90)
+    assert sum(sizes) == 90
+    assert (max(sizes) <= couriers.LATE_STARTS) == beside_others
 
 
 def test_what_came_late_lets_what_is_on_time_go_first() -> None:

@@ -110,11 +110,16 @@ def classic(name: str) -> Queue:
     return Queue(name, Exchange(name), routing_key=name)
 
 
-def backlog() -> Queue:
-    """The queue of deliveries that let the others go first. Celery does not know it: who takes from it is
-    for our part of the worker to say. Never a quorum queue: what it loses a tick sends again.
+def backlog(queue: str) -> Queue:
+    """The queue beside another, of what lets the others go first. Celery does not know it: who takes from it
+    is for our part of the worker to say. Never a quorum queue: what it loses a tick sends again.
     """
-    return classic(BACKLOG)
+    return classic(queue + BACKLOG)
+
+
+def is_backlog(message: Any) -> bool:
+    """Whether a message, or the request that came of it, has come from such a queue."""
+    return str((message.delivery_info or {}).get("routing_key")).endswith(BACKLOG)
 
 
 def route_to(queue: str) -> Any:

@@ -10,24 +10,26 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from threading import Thread
 from typing import Any, NamedTuple
 
 from celery import Celery
+from celery.worker import state
 from kombu import Message
 
-from celery_config.broker import PREFIX
+from celery_config.broker import PREFIX, classic, is_backlog
 from celery_config.guard import check_time_limits, guarded
 
 TASK = PREFIX + "run_tasks"
 MOST = 16  # tasks in a bundle: each costs a sixteenth of a message, and a pool ends them in a moment
-FEW = 4  # the same, behind others: who comes waits for the bundles that a worker has taken
 PATIENCE_SECONDS = 0.5  # until what a worker has no room for goes back
 LEAST_AHEAD = 2  # tasks that wait in the pool for a free process
+OTHERS_SECONDS = 10.0  # after a task that is none of a backlog such have half of the pool
 OF_AN_EVENT = {"triggerbeat_event": True}  # a header of such a task
-BEHIND_OTHERS = 9  # kombu's priority for Redis, with a list of its own; RabbitMQ counts the other way round
+COPY = "triggerbeat_copy"  # a header of what is sent once more
 
 log = logging.getLogger("triggerbeat.bundle")
 
@@ -58,7 +60,7 @@ class Bundle:
     def __init__(self, message: Message, left: int, acknowledge: Callable[[], None]) -> None:
         self.delivery_info = message.delivery_info
         self.back = where_from(message)
-        self.is_behind = "priority" in self.back
+        self.is_behind = is_backlog(message)
         self.origin = message.headers.get("origin")
         self.left = left
         self.acknowledge = acknowledge
@@ -83,9 +85,10 @@ class Unpacked(Message):
             content_type="application/json",
             content_encoding="utf-8",
             delivery_info=bundle.delivery_info,
-            properties=alone.properties | {"priority": bundle.back.get("priority")},
+            properties=alone.properties,
             headers=alone.headers | OF_AN_EVENT,
         )
+        self.is_behind = bundle.is_behind
         self.settle = settle
 
     def ack_log_error(self, logger: Any, errors: Any, multiple: bool = False) -> None:
@@ -97,12 +100,16 @@ class Unpacked(Message):
         self.settle(self)
 
 
+Waits = tuple[str, Packed, Bundle]  # a task's name, the task, and what it came in
+
+
 class Unpacker:
     """What a worker has of bundles. All on the thread of the worker's loop."""
 
     def __init__(self) -> None:
-        self.waiting: deque[tuple[str, Packed, Bundle]] = deque()
-        self.ahead: dict[Unpacked, tuple[str, Packed, Bundle]] = {}  # in the pool, not begun
+        self.waiting: dict[bool, deque[Waits]] = {behind: deque() for behind in (False, True)}
+        self.ahead: dict[Unpacked, Waits] = {}  # in the pool, not begun
+        self.others_came = float("-inf")  # the last task that is none of a backlog
         self.consumer: Any = None
         self.handle: Callable[[Message], Any] = lambda message: None
         self.feeding = False
@@ -111,40 +118,74 @@ class Unpacker:
         """The worker has a connection. Of an earlier one Celery has dropped what was not begun."""
         self.consumer = consumer
         self.handle = consumer.create_task_handler()
-        dropped = [*self.ahead.values(), *self.waiting]
+        dropped = [*self.ahead.values(), *self.all_waiting()]
         self.ahead.clear()
-        self.waiting.clear()
+        for waiting in self.waiting.values():
+            waiting.clear()
         self.hand_back(dropped)
 
     def stop(self) -> None:
         """The worker ends, and begins no more."""
-        for bundle in {id(one[2]): one[2] for one in self.waiting}.values():
+        for bundle in {id(one[2]): one[2] for one in self.all_waiting()}.values():
             self.give_up(bundle)
+
+    def all_waiting(self) -> list[Waits]:
+        """What has not been handed on to the pool."""
+        return [one for waiting in self.waiting.values() for one in waiting]
 
     def take(self, name: str, tasks: Sequence[Packed], bundle: Bundle) -> None:
         """Begin what there is room for now; what still waits in a moment goes back."""
-        self.waiting.extend((name, task, bundle) for task in tasks)
+        self.waiting[bundle.is_behind].extend((name, task, bundle) for task in tasks)
         self.feed()
         if bundle.left:
             soon = (self.give_up, bundle)
             self.consumer.timer.call_after(PATIENCE_SECONDS, self.consumer.call_soon, soon)
 
     def feed(self) -> None:
-        """Hand on to the pool what it has room for, and one for each of its processes; but one in all, of
-        what stands behind others: who comes waits for those that are there.
-        """
+        """Hand on to the pool what it has room for."""
         if self.feeding:  # a task that cannot be run here is settled while it is handed on
             return
         self.feeding = True
         try:
-            most = max(LEAST_AHEAD, self.consumer.pool.num_processes)
-            while self.waiting and len(self.ahead) < (1 if self.waiting[0][2].is_behind else most):
-                name, task, bundle = self.waiting.popleft()
-                message = Unpacked(self.consumer.app, name, task, bundle, self.settle)
-                self.ahead[message] = (name, task, bundle)
-                self.handle(message)
+            for behind, waiting in self.waiting.items():
+                while waiting and self.has_room(behind):
+                    name, task, bundle = waiting.popleft()
+                    message = Unpacked(self.consumer.app, name, task, bundle, self.settle)
+                    self.ahead[message] = (name, task, bundle)
+                    self.handle(message)
         finally:
             self.feeding = False
+
+    def has_room(self, behind: bool) -> bool:
+        """One task waits in the pool for each of its processes; but one in all, of a backlog: who comes waits
+        for those that are there. While others come, half of the pool is theirs.
+        """
+        processes: int = self.consumer.pool.num_processes
+        if not behind:
+            return len(self.ahead) < max(LEAST_AHEAD, processes)
+        others_come = time.monotonic() - self.others_came < OTHERS_SECONDS
+        return not self.ahead and not (others_come and running_behind() >= max(1, processes // 2))
+
+    def begins(self, message: Message) -> bool:
+        """A user's task came, alone or out of a bundle; whether it begins now. One alone that is of a backlog
+        waits as a bundle of one does; but not a copy, or it would have copies again.
+        """
+        if not is_backlog(message):
+            self.others_came = time.monotonic()
+            return True
+        headers = message.headers
+        if isinstance(message, Unpacked) or COPY in headers or not headers.get("triggerbeat_event"):
+            return True
+        args, kwargs, _ = message.payload
+        task = Packed(headers["id"], headers["timelimit"][0], args, kwargs)
+        check(task)
+        self.take(headers["task"], [task], self.bundle(message, 1))
+        return False
+
+    def bundle(self, message: Message, count: int) -> Bundle:
+        """What a message holds so many tasks of."""
+        errors = self.consumer.connection_errors
+        return Bundle(message, count, lambda: message.ack_log_error(log, errors))
 
     def settle(self, message: Unpacked) -> None:
         """A task has begun, or cannot be run here."""
@@ -154,14 +195,13 @@ class Unpacker:
 
     def give_up(self, bundle: Bundle) -> None:
         """Hand back what of a bundle nobody has begun to begin: its tasks are long, or those before it."""
-        back = [one for one in self.waiting if one[2] is bundle]
+        waiting = self.waiting[bundle.is_behind]
+        back = [one for one in waiting if one[2] is bundle]
         if back:
-            self.waiting = deque(one for one in self.waiting if one[2] is not bundle)
+            self.waiting[bundle.is_behind] = deque(one for one in waiting if one[2] is not bundle)
             self.hand_back(back, lambda: self.consumer.call_soon(bundle.less, len(back)))
 
-    def hand_back(
-        self, tasks: Sequence[tuple[str, Packed, Bundle]], done: Callable[[], object] = lambda: None
-    ) -> None:
+    def hand_back(self, tasks: Sequence[Waits], done: Callable[[], object] = lambda: None) -> None:
         """Send tasks again, each alone; on a thread, since the broker may be slow. Then `done`: a bundle is
         acknowledged after that, or a worker that ends in between would take its tasks along.
         """
@@ -174,11 +214,16 @@ class Unpacker:
             Thread(target=work, daemon=True).start()
 
 
+def running_behind() -> int:
+    """How many tasks of a backlog are running in this worker."""
+    taken = list(state.requests.values())  # in one step: threads change it
+    return sum(getattr(one.message, "is_behind", False) and one in state.active_requests for one in taken)
+
+
 def where_from(message: Message) -> dict[str, Any]:
     """The options that send something to where a message came from."""
-    options = {"queue": message.delivery_info["routing_key"]}
-    priority = message.properties.get("priority")
-    return options | {"priority": priority} if priority else options
+    name = message.delivery_info["routing_key"]
+    return {"queue": classic(name) if is_backlog(message) else name}
 
 
 def send_alone(
@@ -199,8 +244,8 @@ def strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Any:
 
     def handler(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **more: Any) -> None:
         name, tasks = open_(message)
-        bundle = Bundle(message, len(tasks), lambda: message.ack_log_error(log, consumer.connection_errors))
-        consumer.controller.unpacker.take(name, tasks, bundle)
+        unpacker = consumer.controller.unpacker
+        unpacker.take(name, tasks, unpacker.bundle(message, len(tasks)))
 
     return handler
 

@@ -18,7 +18,7 @@ from celery.utils.imports import import_from_cwd
 from sqlalchemy.exc import SQLAlchemyError
 
 from celery_config import engine
-from celery_config.broker import PREFIX, options
+from celery_config.broker import PREFIX, is_backlog, options
 from celery_config.dispatch import (
     Hinter,
     dispatch,
@@ -174,7 +174,7 @@ def deliver(kind: str, batch: list[list[Any]]) -> int:
     """Take over events, `[[instant, [event id, ...]], ...]`, until their instant, and deliver them."""
     events = [(id_, datetime.fromisoformat(due)) for due, ids in batch for id_ in ids]
     shown = getattr(deliver.request, "argsrepr", None)
-    submit = courier.submit_backlog if engine.is_backlog(deliver.request) else courier.submit
+    submit = courier.submit_backlog if is_backlog(deliver.request) else courier.submit
     with told(f"take over {len(events)} events, a tick sends them again"):
         submit(kind, events, lambda those: put_back(celery, kind, those, shown))
     return len(events)

@@ -31,7 +31,7 @@ MANY = 16  # tasks of one trigger that are due at once, when there are more
 SPREAD = 4  # so many messages, at least, share a batch of more, so that workers do
 MOST = 500  # events in one message
 TOGETHER = 50  # users' tasks in one round trip
-ENOUGH_TASKS = 16  # messages in a queue, until users' tasks that are late are sent there
+ENOUGH_TASKS = 4  # messages in a backlog's queue, until users' tasks that are late are sent there
 ENOUGH_DELIVERIES = 20  # the same, of events by the hundred
 PATIENCE_SECONDS = 0.25  # with such a queue; what is for another may wait behind
 LOOK_SECONDS = 0.05  # between looks at it
@@ -97,7 +97,7 @@ def send_events(app: Celery, kind: str, events: Batch, shown: str | None, **opti
 def put_back(app: Celery, kind: str, events: Batch, shown: str | None) -> bool:
     """Send events of a message to the end of the backlog; whether the broker took them."""
     try:
-        send_events(app, kind, events, shown, queue=backlog())
+        send_events(app, kind, events, shown, queue=backlog(OURS))
     except Exception as error:  # kombu's and redis-py's have no common root
         log.error("cannot send events back, this worker keeps them: %s: %s", type(error).__name__, error)
         return False
@@ -106,7 +106,7 @@ def put_back(app: Celery, kind: str, events: Batch, shown: str | None) -> bool:
 
 def publish_tasks(app: Celery, jobs: Sequence[Job], default_queue: str, late: bool = False) -> None:
     """Send users' tasks: few in messages of their own, with the event's id as task id; many in bundles. Many
-    that are late, and many of one trigger, after the others.
+    that are late, and many of one trigger, to the backlog of their queue.
 
     The arguments in the message are for people to see; the attempt reads them from the database when it
     begins. Raises what kombu raises. Redis takes some of them in one round trip: waiting for each answer this
@@ -114,20 +114,20 @@ def publish_tasks(app: Celery, jobs: Sequence[Job], default_queue: str, late: bo
     """
     chunks = list(chunks_of_tasks(jobs, default_queue, late))
     if late:
-        wait_for_workers(app, {queue for (queue, _, _), _ in chunks}, ENOUGH_TASKS)
-    declared: set[str] = set()  # looking whether a queue is known already is a fifth of what a message takes
+        wait_for_workers(app, {queue + BACKLOG for (queue, _, _), _ in chunks}, ENOUGH_TASKS)
+    declared: set[tuple[str, bool]] = set()  # to look whether it is there is a fifth of what a message takes
     with app.producer_or_acquire() as producer, producer.batch(TOGETHER):
         for (queue, name, behind), chunk in chunks:
-            options = {"producer": producer, "queue": queue, "declare": [] if queue in declared else None}
-            if behind and producer.connection.transport.driver_type == "redis":
-                options["priority"] = bundle.BEHIND_OTHERS
+            known = (queue, behind) in declared
+            to = backlog(queue) if behind else queue
+            options = {"producer": producer, "queue": to, "declare": [] if known else None}
             bundle.send(app, name, [packed(job) for job in chunk], options)
-            declared.add(queue)
+            declared.add((queue, behind))
 
 
 def wait_for_deliveries(app: Celery) -> None:
     """Until few of them wait, as `wait_for_workers`."""
-    wait_for_workers(app, (OURS, BACKLOG), ENOUGH_DELIVERIES)
+    wait_for_workers(app, (OURS, OURS + BACKLOG), ENOUGH_DELIVERIES)
 
 
 def wait_for_workers(app: Celery, queues: Iterable[str], enough: int) -> None:
@@ -143,7 +143,7 @@ def wait_for_workers(app: Celery, queues: Iterable[str], enough: int) -> None:
             time.sleep(LOOK_SECONDS)
 
 
-Destination = tuple[str, str, bool]  # the queue, the task, and whether behind the others there
+Destination = tuple[str, str, bool]  # the queue, the task, and whether to the backlog of that queue
 
 
 def chunks_of_tasks(
@@ -160,9 +160,8 @@ def chunks_of_tasks(
         else:
             by_destination.setdefault(destination, []).append(job)
     for destination, same in by_destination.items():
-        most = bundle.FEW if destination[2] else bundle.MOST
-        for at in range(0, len(same), most):
-            yield destination, same[at : at + most]
+        for at in range(0, len(same), bundle.MOST):
+            yield destination, same[at : at + bundle.MOST]
 
 
 def packed(job: Job) -> bundle.Packed:
@@ -183,8 +182,11 @@ def look(app: Celery, tasks: Sequence[str]) -> Queues:
     """
     try:
         with app.pool.acquire(block=True) as connection:
-            ours = any(waiting(connection, name) for name in (OURS, BACKLOG))
-            return Queues(ours, any(waiting(connection, name) for name in tasks))
+
+            def wait(queues: Iterable[str]) -> bool:
+                return any(waiting(connection, name + end) for name in queues for end in ("", BACKLOG))
+
+            return Queues(wait([OURS]), wait(tasks))
     except Exception as error:
         log.warning("cannot look into the broker's queues: %s: %s", type(error).__name__, error)
         return Queues()

@@ -28,7 +28,7 @@ from celery.worker.control import inspect_command
 from celery.worker.strategy import default
 from kombu import Consumer
 
-from celery_config.broker import backlog
+from celery_config.broker import backlog, is_backlog
 from celery_config.bundle import Unpacker
 from celery_config.guard import guarded
 from celery_config.waiting import Waiting, let_begin
@@ -137,15 +137,19 @@ class Threads:
             thread.join()
 
 
-class EngineSide:
-    """The consumer as our tasks see it: with our threads as its pool, and no slot to wait for."""
+class Side:
+    """The consumer as some tasks see it: with another pool."""
 
-    def __init__(self, consumer: Any, pool: Threads) -> None:
+    def __init__(self, consumer: Any, pool: Any) -> None:
         self.consumer = consumer
         self.pool = pool
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.consumer, name)
+
+
+class EngineSide(Side):
+    """With threads of ours, and no slot to wait for."""
 
     def on_task_request(self, request: Any) -> None:
         """Begin at once."""
@@ -166,19 +170,49 @@ def strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Any:
     return guarded(handler)
 
 
-def is_backlog(message: Any) -> bool:
-    """Whether a message, or the request that came of it, has come from the queue of the backlog."""
-    return bool((message.delivery_info or {}).get("routing_key") == BACKLOG)
-
-
 def users_strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Any:
     """The strategy of users' tasks: Celery's; with the solo pool on a thread, one at a time.
 
     The solo pool runs a task in the loop that takes messages: one of an hour would hold up every tick.
     """
+    worker = consumer.controller
+    unpacker = worker.unpacker
     if isinstance(consumer.pool, solo.TaskPool):
-        consumer = EngineSide(consumer, consumer.controller.solo_thread)
-    return guarded(default(task, app, consumer, **options))
+        side: Side = EngineSide(consumer, Heard(worker.solo_thread, unpacker.feed))
+    else:
+        side = Side(consumer, Heard(consumer.pool, unpacker.feed))
+    handle = default(task, app, side, **options)
+
+    def handler(message: Any, *given: Any, **more: Any) -> None:
+        if unpacker.begins(message):
+            handle(message, *given, **more)
+
+    return guarded(handler)
+
+
+class Heard:
+    """A pool that says when a task has ended."""
+
+    def __init__(self, pool: Any, ended: Callable[[], None]) -> None:
+        self.pool = pool
+        self.ended = ended
+
+    def apply_async(
+        self, *args: Any, callback: Any = None, error_callback: Any = None, **options: Any
+    ) -> Any:
+        """The pool's own."""
+        callbacks = {"callback": self.heard(callback), "error_callback": self.heard(error_callback)}
+        return self.pool.apply_async(*args, **callbacks, **options)
+
+    def heard(self, callback: Any) -> Any:
+        """This one, and then word of it."""
+
+        def called(*args: Any, **options: Any) -> None:
+            if callback is not None:
+                callback(*args, **options)
+            self.ended()
+
+        return called
 
 
 class Engine(bootsteps.StartStopStep):
@@ -256,8 +290,8 @@ class TaskEvents:
 
 
 class EngineConsumer(bootsteps.ConsumerStep):
-    """Consumer step: our queue on a channel of its own, when this worker serves it (`-Q`), and the backlog on
-    another: its messages wait for room, and others are not to wait for them.
+    """Consumer step: our queue on a channel of its own, when this worker serves it (`-Q`), and backlogs on
+    others: their messages wait for room, and others are not to wait for them.
     """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
@@ -274,20 +308,35 @@ class EngineConsumer(bootsteps.ConsumerStep):
             c.controller.waiting.start(c)
         c.controller.unpacker.start(c)
         c.blueprint.on_close = partial(self.closes, c)
+        self.take_backlogs(c)
         queue = c.app.amqp.queues.consume_from.get(OURS)
         if queue is None:
             return
-        for name in (OURS, BACKLOG):  # whoever names the second with `-Q`, too
-            c.task_consumer.cancel_by_queue(name)
-        for one, most in ((backlog(), BACKLOG_THREADS), (queue, PREFETCH)):
-            channel = c.connection.channel()
-            consumer = Consumer(channel, [one], on_message=c.create_task_handler(), accept=["json"])
-            consumer.qos(prefetch_count=most, apply_global=False)
-            consumer.consume()
-            self.consumers.append(consumer)
+        c.task_consumer.cancel_by_queue(OURS)
+        for one, most in ((backlog(OURS), BACKLOG_THREADS), (queue, PREFETCH)):
+            self.consume(c, c.connection.channel(), [one], most)
         if not self.took_over:  # not when a lost broker is back: what is held here is held still
             self.took_over = True
             take_over()
+
+    def take_backlogs(self, c: Any) -> None:
+        """Of users' tasks: on a channel of their own, one message at a time, so that none of it is in the way
+        when one on time comes.
+        """
+        names = list(c.app.amqp.queues.consume_from)
+        for name in names:  # whoever names one with `-Q`, too
+            if name.endswith(BACKLOG):
+                c.task_consumer.cancel_by_queue(name)
+        queues = [backlog(name) for name in names if name != OURS and not name.endswith(BACKLOG)]
+        if queues:
+            self.consume(c, c.connection.channel(), queues, 1)
+
+    def consume(self, c: Any, channel: Any, queues: list[Any], most: int) -> None:
+        """Take from these queues, up to so many messages that are not acknowledged yet."""
+        consumer = Consumer(channel, queues, on_message=c.create_task_handler(), accept=["json"])
+        consumer.qos(prefetch_count=most, apply_global=False)
+        consumer.consume()
+        self.consumers.append(consumer)
 
     def stop(self, c: Any) -> None:
         """Cancel, unless the connection broke: then Celery has closed it, and there is nothing to cancel."""

@@ -19,10 +19,9 @@ from celery import Celery
 from celery.concurrency.asynpool import AsynPool
 from celery.worker import state
 
-from celery_config.bundle import OF_AN_EVENT, Packed, send_alone, where_from
+from celery_config.bundle import COPY, OF_AN_EVENT, Packed, send_alone, where_from
 
 LOOK_SECONDS = 0.5  # what waits when it is looked at and still does at the next look has a copy sent
-COPY = "triggerbeat_copy"  # a header
 BEGIN_SECONDS = 1.0  # for a pool process to say that it has begun
 
 log = logging.getLogger("triggerbeat.waiting")

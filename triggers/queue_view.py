@@ -1,8 +1,7 @@
 """What waits in the broker, decoded. It only looks: nothing is taken, moved or acknowledged.
 
-Redis: kombu keeps a list for each queue, newest first, another for tasks that let the others go first, and
-the hash `unacked` for what workers hold, the events with an eta among them. RabbitMQ tells how many messages
-are ready, and no more than that.
+Redis: kombu keeps a list for each queue, newest first, and the hash `unacked` for what workers hold, the
+events with an eta among them. RabbitMQ tells how many messages are ready, and no more than that.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from triggers.settings import BACKLOG, OURS, Settings, without_password
 SHOWN = 100  # messages of each kind; totals are exact
 TIMEOUT_SECONDS = 2.0
 HELD = "unacked"
-BEHIND_OTHERS = "\x06\x169"  # what kombu appends to a queue's name for messages of the lowest priority
 LONGEST_TEXT = 200  # characters of an argument or of a message that is not ours
 MOST_ARGUMENTS = 20
 
@@ -31,15 +29,17 @@ def is_redis(url: str) -> bool:
 
 
 def queues(settings: Settings, broker_url: str) -> Document:
-    """The broker's queues, the backlog's when there is one, and what workers hold; `error` says why, when it
-    cannot be asked.
+    """The broker's queues, a backlog's when something waits there, and what workers hold; `error` says why,
+    when it cannot be asked.
     """
-    names = [OURS, BACKLOG, *settings.celery_queues]
+    names = [name + end for name in (OURS, *settings.celery_queues) for end in ("", BACKLOG)]
     document: Document = {"url": without_password(broker_url), "error": None, "queues": [], "held": None}
     try:
         look = redis_queues if is_redis(broker_url) else amqp_queues
         document |= look(broker_url, names)
-        document["queues"] = [one for one in document["queues"] if one["name"] != BACKLOG or one["waiting"]]
+        document["queues"] = [
+            one for one in document["queues"] if one["waiting"] or not one["name"].endswith(BACKLOG)
+        ]
     except broker_errors() as error:
         document["error"] = one_line(error)
     return document
@@ -95,12 +95,10 @@ def redis_queues(url: str, names: Iterable[str]) -> Document:
     with redis_client(url) as client:
         found = []
         for name in names:
-            lists = (name, name + BEHIND_OTHERS)
             # Workers take from the right end, so what comes next stands there.
-            raw = [one for key in lists for one in reversed(client.lrange(key, -SHOWN, -1))]
-            waiting = sum(client.llen(key) for key in lists)
+            raw = reversed(client.lrange(name, -SHOWN, -1))
             found.append(
-                {"name": name, "waiting": waiting, "messages": [message(one) for one in raw[:SHOWN]]}
+                {"name": name, "waiting": client.llen(name), "messages": [message(one) for one in raw]}
             )
         held = first_of_hash(client, HELD)
         return {

@@ -31,7 +31,7 @@ HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 LONGEST_HOST = 253
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 OURS = "celery"  # the queue of ticks and deliveries
-BACKLOG = "celery.backlog"  # and that of deliveries that let the others go first
+BACKLOG = ".backlog"  # ends the name of the queue beside each, of what lets the others go first
 PLANNING_MARGIN_SECONDS = 30  # of the horizon over the tick: a tick may be late by this much
 
 
@@ -109,7 +109,7 @@ class Settings:
                 str(self.event_archived_seconds),
                 f"at least EVENT_ACTIVE_SECONDS ({self.event_active_seconds})",
             )
-        if ours := [name for name in self.celery_queues if name in (OURS, BACKLOG)]:
+        if ours := [name for name in self.celery_queues if name == OURS or name.endswith(BACKLOG)]:
             raise wrong(
                 "CELERY_QUEUES",
                 ",".join(self.celery_queues),

@@ -23,8 +23,9 @@ from tests.acceptance.installation import TASKS, Installation, fresh_postgres, m
 from tests.processes import Process, wait_until
 from tests.servers import PostgreSQL, Valkey
 from tests.sink import Sink
-from triggers.settings import BACKLOG
+from triggers.settings import BACKLOG, OURS
 
+NEVER = {"type": "manual"}
 HOUR = {"timeout_seconds": 3600}
 HANGING = 1000
 HANGING_HOSTS = 10  # so that all of them are called at once: each host gets a limited number of calls
@@ -149,6 +150,58 @@ def test_hanging_targets_hold_up_nothing_else(stage: Stage, busy: list[str], sin
     assert stage.worker.alive()
 
 
+def backfill(installation: Installation, trigger_id: str, count: int) -> None:
+    """So many events of a trigger that were due a minute ago."""
+    installation.changed_by_hand = True
+    with installation.database.write() as connection:
+        now = installation.database.now(connection) - timedelta(minutes=1)
+        instants = dict.fromkeys(("scheduled_for", "fire_at", "due_at", "created_at", "recheck_at"), now)
+        row = {"trigger_id": trigger_id, "source": "backfill", "status": "pending", **instants}
+        rows = [
+            {"id": id_} | row | {"scheduled_for": now - timedelta(seconds=number)}
+            for number, id_ in enumerate(new_ids(now, count))
+        ]
+        connection.execute(insert(Event.__table__), rows)  # type: ignore[arg-type]
+
+
+def half_of_the_pool_is_left(installation: Installation, directory: Path) -> None:
+    """To others, who come now and then, by a backlog of tasks that do not end."""
+    end = directory / "end"
+    installation.worker()
+    created = installation.create("noisy", task("wait_for_file", str(end)), schedule=NEVER, policy=HOUR)
+    installation.now("before", task("divide", 4, 2))
+    installation.wait_for("before")
+    backfill(installation, created.id, 200)
+    installation.tick()
+    wait_until(lambda: count(installation, "noisy", "running"), 20, "one of them runs")
+    for number in range(5):
+        began = time.monotonic()
+        installation.now(f"beside-{number}", task("divide", 4, 2))
+        installation.wait_for(f"beside-{number}")
+        assert time.monotonic() - began < PROMPTLY
+    assert count(installation, "noisy", "running") == 1
+    end.touch()
+
+
+def count(installation: Installation, name: str, status: str) -> int:
+    """How many events of this trigger have this status."""
+    return [event.status for event in installation.events(name)].count(status)
+
+
+def test_a_backlog_of_long_tasks_leaves_half_of_the_pool(
+    broker_url: str, database_url: str, tmp_path: Path
+) -> None:
+    with Installation(tmp_path, database_url, broker_url) as installation:
+        half_of_the_pool_is_left(installation, tmp_path)
+
+
+def test_a_backlog_of_long_tasks_leaves_half_of_the_pool_on_rabbitmq(
+    rabbitmq_url: str, sqlite_url: str, tmp_path: Path
+) -> None:
+    with Installation(tmp_path, sqlite_url, rabbitmq_url) as installation:
+        half_of_the_pool_is_left(installation, tmp_path)
+
+
 def test_what_is_created_beside_a_great_backlog_starts_promptly(
     valkey: Valkey, postgres: PostgreSQL, postgres_template: str, tmp_path: Path, sink: Sink
 ) -> None:
@@ -157,21 +210,13 @@ def test_what_is_created_beside_a_great_backlog_starts_promptly(
         fresh_postgres(postgres, postgres_template) as url,
         Installation(tmp_path, url, valkey.url) as installation,
     ):
-        installation.changed_by_hand = True
         installation.worker()
-        never = {"type": "manual"}
-        created = installation.create("noisy", task("divide", 4, 2), schedule=never)
-        with installation.database.write() as connection:
-            now = installation.database.now(connection)
-            instants = dict.fromkeys(("scheduled_for", "fire_at", "due_at", "created_at", "recheck_at"), now)
-            row = {"trigger_id": created.id, "source": "backfill", "status": "pending", **instants}
-            rows = [
-                {"id": id_} | row | {"scheduled_for": now - timedelta(seconds=number)}
-                for number, id_ in enumerate(new_ids(now, BACKLOG_EVENTS))
-            ]
-            connection.execute(insert(Event.__table__), rows)  # type: ignore[arg-type]
+        created = installation.create("noisy", task("divide", 4, 2), schedule=NEVER)
+        backfill(installation, created.id, BACKLOG_EVENTS)
         installation.tick()
-        wait_until(lambda: valkey.command("LLEN", BACKLOG), 20, "the backlog is there", poll_seconds=0.01)
+        wait_until(
+            lambda: valkey.command("LLEN", OURS + BACKLOG), 20, "the backlog is there", poll_seconds=0.01
+        )
         for number in range(5):
             everything_else_goes_on(installation, sink, f"beside-{number}")
         with installation.database.read() as connection:

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from celery import Celery
 from celery.exceptions import InvalidTaskError
+from celery.worker import state
 from kombu import Message
 
-from celery_config import bundle, dispatch
+from celery_config import bundle, dispatch, engine
+from celery_config.broker import backlog, classic
 from celery_config.bundle import Bundle, Packed, Unpacker
-from celery_config.dispatch import ENOUGH_TASKS, MANY, NAMED, publish_tasks
+from celery_config.dispatch import ENOUGH_TASKS, MANY, NAMED, packed, publish_tasks
 from tests.integration import test_dispatch, test_guard
 from tests.processes import wait_until
-from triggers.queue_view import amqp_queues, is_redis, redis_queues
+from triggers.settings import BACKLOG
 from triggers.store.delivery import Job
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -58,7 +61,8 @@ def messages(app: Celery, queue: str) -> list[Message]:
     """All that waits in a queue, which is empty then."""
     found: list[Message] = []
     with app.connection_for_read() as connection:
-        bound = app.amqp.queues[queue](connection.default_channel)
+        found_queue = classic(queue) if queue.endswith(BACKLOG) else app.amqp.queues[queue]
+        bound = found_queue(connection.default_channel)
         bound.declare()
         while (message := bound.get(no_ack=True, accept=["json"])) is not None:
             found.append(message)
@@ -101,73 +105,50 @@ def test_many_tasks_go_out_as_bundles_of_one_task_and_one_queue(app: Celery) -> 
 
 
 @pytest.mark.parametrize("late", [True, False])
-def test_a_task_on_time_goes_before_those_of_a_trigger_with_many_and_before_late_ones(
+def test_those_of_a_trigger_with_many_and_late_ones_go_to_the_backlog_of_their_queue(
     app: Celery, late: bool
 ) -> None:
-    """Of Redis. RabbitMQ is first come, first served, and sees no priority, which quorum queues have."""
-    messages(app, "tasks")
     of_one = [replace(job(number), trigger_id=job(0).trigger_id) for number in range(MANY + 1)]
-    publish_tasks(app, [job(number) for number in range(NAMED + 1)] if late else of_one, "tasks", late)
+    many = [job(number) for number in range(NAMED + bundle.MOST)] if late else of_one
+    publish_tasks(app, many, "tasks", late)
     on_time = job(500)
     publish_tasks(app, [on_time], "tasks")
-    found = messages(app, "tasks")
-    assert len(found) > 1
-    assert found[0 if is_redis(app.conf.broker_url) else -1].headers["id"] == on_time.id
-    assert is_redis(app.conf.broker_url) or not any(message.properties.get("priority") for message in found)
-
-
-def test_who_looks_at_the_queue_sees_what_is_behind_the_others_after_them(app: Celery) -> None:
-    messages(app, "tasks")
-    many = [replace(job(number), trigger_id=job(0).trigger_id) for number in range(MANY + 1)]
-    publish_tasks(app, many, "tasks")
-    publish_tasks(app, [job(100)], "tasks")
-    url = app.conf.broker_url
-    (found,) = (redis_queues if is_redis(url) else amqp_queues)(url, ["tasks"])["queues"]
-    assert found["waiting"] == MANY + 2
-    if is_redis(url):  # RabbitMQ shows no messages
-        assert [one["id"] for one in found["messages"]] == [job(100).id, *[one.id for one in many]]
+    assert [one.headers["id"] for one in messages(app, "tasks")] == [on_time.id]
+    behind = messages(app, "tasks.backlog")
+    assert behind
+    if late:
+        assert sum(len(one.payload[0][1]) for one in behind) == len(many)
+    else:
+        assert [one.headers["id"] for one in behind] == [one.id for one in many]
 
 
 def enough_waits(app: Celery) -> None:
-    """So many tasks in the queue that late ones are not sent there; RabbitMQ counts them a moment later."""
+    """So many tasks in the backlog that late ones are not sent there; RabbitMQ counts them a moment later."""
     for number in range(ENOUGH_TASKS):
-        publish_tasks(app, [job(number)], "tasks")
+        bundle.send(app, "users.task", [packed(job(number))], {"queue": backlog("tasks")})
     with app.pool.acquire(block=True) as connection:
-        wait_until(lambda: dispatch.waiting(connection, "tasks") == ENOUGH_TASKS)
+        wait_until(lambda: dispatch.waiting(connection, "tasks.backlog") == ENOUGH_TASKS)
 
 
 def test_late_ones_wait_until_workers_have_taken_what_was_sent(
     app: Celery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not for ever: there may be no worker for this queue."""
-    messages(app, "tasks")
     enough_waits(app)
     monkeypatch.setattr(dispatch, "PATIENCE_SECONDS", 60)
     with ThreadPoolExecutor(1) as pool:
         sending = pool.submit(publish_tasks, app, [job(100)], "tasks", True)
         publish_tasks(app, [job(101)], "tasks")  # which is on time
+        assert len(messages(app, "tasks")) == 1
         assert not sending.done()
-        found = messages(app, "tasks")
+        found = messages(app, "tasks.backlog")
         sending.result(20)
-    found += messages(app, "tasks")
-    assert len(found) == ENOUGH_TASKS + 2
+    found += messages(app, "tasks.backlog")
+    assert len(found) == ENOUGH_TASKS + 1
     monkeypatch.setattr(dispatch, "PATIENCE_SECONDS", 0.05)
     enough_waits(app)
     publish_tasks(app, [job(100)], "tasks", late=True)
-    assert job(100).id in {message.headers["id"] for message in messages(app, "tasks")}
-
-
-def test_what_is_sent_again_stays_behind_the_others() -> None:
-    consumer, unpacker = Consumer(), Unpacker()
-    unpacker.start(consumer)
-    message = SimpleNamespace(
-        delivery_info={"routing_key": "more"}, properties={"priority": bundle.BEHIND_OTHERS}, headers={}
-    )
-    taken_bundle = Bundle(cast(Message, message), 3, lambda: None)
-    unpacker.take("users.task", tasks(3), taken_bundle)
-    wanted = {"queue": "more", "priority": bundle.BEHIND_OTHERS}
-    assert taken_bundle.back == wanted
-    assert bundle.where_from(consumer.handed[0]) == wanted
+    assert job(100).id in {message.headers["id"] for message in messages(app, "tasks.backlog")}
 
 
 # ------------------------------------------------------------------------------------------- taken apart
@@ -183,6 +164,7 @@ class Consumer:
         self.timers: list[tuple[Callable[..., Any], Any]] = []
         self.handed: list[Message] = []
         self.unknown = False
+        self.connection_errors = ()
 
     def create_task_handler(self) -> Callable[[Message], None]:
         return self.handle
@@ -249,22 +231,127 @@ def test_a_worker_hands_on_what_its_pool_has_room_for_and_the_next_when_one_begi
     assert done == {"first": 1}, "acknowledged when all of it has begun"
 
 
-def test_of_what_stands_behind_others_one_waits_in_the_pool() -> None:
+def of_backlog(headers: dict[str, Any] | None = None, **parts: Any) -> Message:
+    """A message out of the backlog of a queue."""
+    where = {"exchange": "tasks.backlog", "routing_key": "tasks.backlog"}
+    return Message(delivery_info=where, headers=headers or {}, **parts)
+
+
+def on_time() -> Message:
+    """A message out of the queue itself."""
+    return Message(delivery_info={"exchange": "tasks", "routing_key": "tasks"}, headers={})
+
+
+class Request:
+    """What Celery's worker has of a task that came in this message."""
+
+    def __init__(self, message: Message) -> None:
+        self.id = message.headers["id"]
+        self.name = message.headers["task"]
+        self.message = message
+
+
+@contextmanager
+def running(message: Message) -> Iterator[None]:
+    """The pool runs what came in this message."""
+    request = Request(message)
+    state.task_accepted(request)
+    try:
+        yield
+    finally:
+        state.task_ready(request)
+
+
+def test_of_a_backlog_one_task_waits_in_the_pool() -> None:
     """Who comes waits for those that are there."""
     consumer, unpacker = Consumer(), Unpacker()
     unpacker.start(consumer)
-    message = Message(
-        delivery_info={"exchange": "tasks", "routing_key": "tasks"}, properties={"priority": 9}, headers={}
-    )
-    unpacker.take("users.task", tasks(3), Bundle(message, 3, lambda: None))
+    unpacker.take("users.task", tasks(3), Bundle(of_backlog(), 3, lambda: None))
     assert consumer.ids() == ["id-0"]
     consumer.begin(0)
     assert consumer.ids() == ["id-0", "id-1"]
 
 
+@pytest.mark.parametrize(("processes", "share"), [(1, 1), (2, 1), (5, 2)])
+def test_while_others_come_a_backlog_has_half_of_the_pool(processes: int, share: int) -> None:
+    consumer, unpacker = Consumer(processes), Unpacker()
+    unpacker.start(consumer)
+    assert unpacker.begins(on_time())
+    unpacker.take("users.task", tasks(share + 2), Bundle(of_backlog(), share + 2, lambda: None))
+    with ExitStack() as stack:
+        for number in range(share):
+            assert len(consumer.handed) == number + 1
+            stack.enter_context(running(consumer.handed[number]))
+            consumer.begin(number)
+        assert len(consumer.handed) == share, "no more of them"
+        take(unpacker, Counter(), "on time", tasks(1, first=10))
+        assert consumer.ids()[-1] == "id-10", "those on time do not wait behind what waits"
+        consumer.begin(share)
+        assert len(consumer.handed) == share + 1
+    unpacker.feed()  # some have ended
+    assert consumer.ids()[-1] == f"id-{share}"
+
+
+def test_a_backlog_has_all_of_the_pool_when_nobody_else_comes() -> None:
+    consumer, unpacker = Consumer(), Unpacker()
+    unpacker.start(consumer)
+    unpacker.begins(on_time())
+    unpacker.others_came -= bundle.OTHERS_SECONDS
+    unpacker.take("users.task", tasks(3), Bundle(of_backlog(), 3, lambda: None))
+    with running(consumer.handed[0]):
+        consumer.begin(0)
+        assert consumer.ids() == ["id-0", "id-1"]
+
+
+def alone_in_a_message(**headers: Any) -> Message:
+    body = json.dumps([[1], {"a": 2}, {}])
+    known = {"id": "id-0", "task": "users.task", "timelimit": [40, None]} | headers
+    return of_backlog(known, body=body, content_type="application/json", content_encoding="utf-8")
+
+
+def test_a_task_of_a_backlog_that_comes_alone_waits_as_one_of_a_bundle() -> None:
+    consumer, unpacker = Consumer(), Unpacker()
+    unpacker.start(consumer)
+    assert not unpacker.begins(alone_in_a_message(triggerbeat_event=True))
+    (message,) = consumer.handed
+    assert (message.payload[0], message.payload[1]) == ([1], {"a": 2})
+    assert (message.headers["id"], message.headers["task"]) == ("id-0", "users.task")
+    assert unpacker.begins(message), "when its turn has come"
+
+
+@pytest.mark.parametrize("headers", [{}, {"triggerbeat_event": True, bundle.COPY: True}])
+def test_what_is_no_event_and_a_copy_begin_as_they_come(headers: dict[str, Any]) -> None:
+    unpacker = Unpacker()
+    unpacker.start(Consumer())
+    assert unpacker.begins(alone_in_a_message(**headers))
+    assert unpacker.others_came == float("-inf")
+
+
+def test_the_unpacker_hears_of_each_end() -> None:
+    heard: list[str] = []
+    pool = SimpleNamespace(apply_async=lambda *given, **options: options)
+    options = engine.Heard(pool, lambda: heard.append("ended")).apply_async(
+        "target", callback=lambda value: heard.append(value), error_callback=None, timeout=3
+    )
+    options["callback"]("result")
+    options["error_callback"]("error")
+    assert heard == ["result", "ended", "ended"]
+    assert options["timeout"] == 3
+
+
 def test_a_larger_pool_has_more_of_them(alone: list[str]) -> None:
     assert len(taken(9, processes=6)[0].handed) == 6
     assert len(taken(9, processes=1)[0].handed) == 2
+
+
+def test_what_is_sent_again_stays_in_the_backlog() -> None:
+    consumer, unpacker = Consumer(), Unpacker()
+    unpacker.start(consumer)
+    taken_bundle = Bundle(of_backlog(), 3, lambda: None)
+    unpacker.take("users.task", tasks(3), taken_bundle)
+    wanted = {"queue": backlog("tasks")}
+    assert taken_bundle.back == wanted
+    assert bundle.where_from(consumer.handed[0]) == wanted
 
 
 def test_what_has_no_room_in_a_moment_goes_back_one_by_one(alone: list[str]) -> None:
@@ -380,7 +467,7 @@ def test_a_bundle_is_handed_to_the_unpacker() -> None:
 def opened(body: Any) -> list[tuple[Any, ...]]:
     """With what a worker's unpacker is called for such a message."""
     taken: list[tuple[Any, ...]] = []
-    unpacker = SimpleNamespace(take=lambda *arguments: taken.append(arguments))
+    unpacker = SimpleNamespace(take=lambda *arguments: taken.append(arguments), bundle=lambda *_: None)
     consumer = SimpleNamespace(controller=SimpleNamespace(unpacker=unpacker), connection_errors=())
     bundle.strategy(None, None, consumer)(test_guard.message(json.dumps(body)), None, None, None, [])
     return taken

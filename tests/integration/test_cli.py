@@ -546,10 +546,12 @@ def test_queue_shows_what_waits_and_what_is_held_and_what_is_not_ours(
     with redis.Redis(port=valkey.port) as client:
         client.lpush("tasks", b"\xff\xfe")
 
-    valkey.command("LPUSH", BACKLOG, envelope)
-    names = [one["name"] for one in terminal.json("queue")["broker"]["queues"]]
-    assert names == ["celery", BACKLOG, "tasks"]
-    valkey.command("DEL", BACKLOG)
+    backlogs = ["celery" + BACKLOG, "tasks" + BACKLOG]
+    for name in backlogs:
+        valkey.command("LPUSH", name, envelope)
+    shown = {one["name"]: one["waiting"] for one in terminal.json("queue")["broker"]["queues"]}
+    assert shown == {"celery": 1, "celery.backlog": 1, "tasks": 6, "tasks.backlog": 1}
+    valkey.command("DEL", *backlogs)
     found = terminal.json("queue")
     ours, tasks = found["broker"]["queues"]
     assert (ours["name"], ours["waiting"], tasks["name"], tasks["waiting"]) == ("celery", 1, "tasks", 6)

@@ -12,9 +12,8 @@ from celery import Celery
 from kombu import pools
 
 from celery_config import dispatch as dispatcher
-from celery_config.broker import backlog, options
+from celery_config.broker import backlog, is_backlog, options
 from celery_config.dispatch import dispatch, look, put_back, wait_for_deliveries
-from celery_config.engine import is_backlog
 from tests.servers import Valkey
 from triggers.settings import BACKLOG, OURS, Settings
 from triggers.tick import Hint, Queues
@@ -65,13 +64,21 @@ def test_what_was_put_into_the_backlog_is_one_of_ours_that_waits(app: Celery) ->
     assert put_back(app, HINT.kind, EVENTS, "(log: t)")
     assert seen(app, Queues(ours=True, tasks=False))
     with app.connection_for_read() as connection:
-        queue = backlog()(connection.default_channel)
+        queue = backlog(OURS)(connection.default_channel)
         message = queue.get(no_ack=True)
         assert message.payload[0] == [HINT.kind, batch]
         assert message.headers["argsrepr"] == "(log: t)"
         assert is_backlog(message)
     assert seen(app, Queues(ours=False, tasks=False))
-    assert BACKLOG not in app.amqp.queues.consume_from, "Celery's own consumer takes nothing from it"
+    assert OURS + BACKLOG not in app.amqp.queues.consume_from, "Celery's own consumer takes nothing from it"
+
+
+def test_what_waits_in_the_backlog_of_a_queue_is_of_users_tasks(app: Celery) -> None:
+    app.send_task("users.task", queue=backlog("tasks"))
+    assert seen(app, Queues(ours=False, tasks=True))
+    with app.connection_for_read() as connection:
+        backlog("tasks")(connection.default_channel).purge()
+    assert seen(app, Queues(ours=False, tasks=False))
 
 
 def test_a_tick_with_much_to_send_waits_while_enough_is_there(
@@ -89,7 +96,7 @@ def test_a_tick_with_much_to_send_waits_while_enough_is_there(
             waiting.result(0.3)
         assert not waiting.done()
         with app.connection_for_read() as connection:
-            backlog()(connection.default_channel).purge()
+            backlog(OURS)(connection.default_channel).purge()
         waiting.result(20)
 
 

@@ -18,8 +18,9 @@ from tests.acceptance.test_worker import NO_MESSAGES
 from tests.faults.catalogue import AFTER_OUTAGE, fault
 from tests.faults.lane import Lane
 from tests.processes import free_port
+from triggers.settings import BACKLOG, OURS
 
-QUEUES = ("celery", "tasks")
+QUEUES = tuple(name + end for name in (OURS, "tasks") for end in ("", BACKLOG))
 CREATE_MS = 200
 COMPETITORS = 6  # of ours for each message, beside the workers
 PUBLISH = b"\x00\x3c\x00\x28"  # the method `basic.publish` in a frame of AMQP
@@ -163,10 +164,10 @@ def malformed(lane: Lane) -> None:
     """Messages with bodies of the wrong shape, to our task and a user's; on Redis also what is no message."""
     with Connection(lane.installation.settings.celery_broker_url) as connection:
         producer = connection.Producer(serializer="json")
-        for number, body in enumerate(MALFORMED * 3):
-            queue = QUEUES[number % 2]
-            name = DELIVER if queue == "celery" else "examples.tasks.add"
-            headers = {"task": name, "id": f"malformed-{number}", "lang": "py"}
+        for number, body in enumerate(MALFORMED * 4):
+            queue = QUEUES[number % len(QUEUES)]
+            name = DELIVER if queue.startswith(OURS) else "examples.tasks.add"
+            headers = {"task": name, "id": f"malformed-{number}", "lang": "py", "triggerbeat_event": True}
             producer.publish(body, exchange=queue, routing_key=queue, headers=headers)
             lane.wait(0.2)
     if lane.valkey:

@@ -75,6 +75,8 @@ BOUNDS = (
           1_000, 2_000, "a second"),
     Bound("everybody else's starts beside a noisy trigger ({case}), 99 of 100, {database}", "isolation",
           ("p99_ms",), 100, None, "ms", True),
+    Bound("the latest start of what is created beside one ({case}), due at once, {database}", "isolation",
+          ("created_max_ms",), 1_000, None, "ms", True),
 )  # fmt: skip
 
 

@@ -327,16 +327,31 @@ class EngineConsumer(bootsteps.ConsumerStep):
         for name in names:  # whoever names one with `-Q`, too
             if name.endswith(BACKLOG):
                 c.task_consumer.cancel_by_queue(name)
-        queues = [backlog(name) for name in names if name != OURS and not name.endswith(BACKLOG)]
-        if queues:
-            self.consume(c, c.connection.channel(), queues, 1)
+        queues = [backlog(name) for name in names if has_backlog(name)]
+        self.follow(c, self.consume(c, c.connection.channel(), queues, 1))
 
-    def consume(self, c: Any, channel: Any, queues: list[Any], most: int) -> None:
+    def follow(self, c: Any, backlogs: Any) -> None:
+        """A queue that this worker is told to take from, or not to any more, is meant with its backlog."""
+
+        def add(queue: str, *given: Any, **options: Any) -> None:
+            type(c).add_task_queue(c, queue, *given, **options)
+            if has_backlog(queue):
+                backlogs.add_queue(backlog(queue))
+                backlogs.consume()
+
+        def cancel(queue: str) -> None:
+            type(c).cancel_task_queue(c, queue)
+            backlogs.cancel_by_queue(queue + BACKLOG)
+
+        c.add_task_queue, c.cancel_task_queue = add, cancel
+
+    def consume(self, c: Any, channel: Any, queues: list[Any], most: int) -> Consumer:
         """Take from these queues, up to so many messages that are not acknowledged yet."""
         consumer = Consumer(channel, queues, on_message=c.create_task_handler(), accept=["json"])
         consumer.qos(prefetch_count=most, apply_global=False)
         consumer.consume()
         self.consumers.append(consumer)
+        return consumer
 
     def stop(self, c: Any) -> None:
         """Cancel, unless the connection broke: then Celery has closed it, and there is nothing to cancel."""
@@ -357,6 +372,11 @@ class EngineConsumer(bootsteps.ConsumerStep):
     def get_consumers(self, channel: Any) -> list[Any]:
         """Those that `start` made."""
         return list(self.consumers or [])
+
+
+def has_backlog(queue: str) -> bool:
+    """Whether it is one of the users' tasks."""
+    return queue != OURS and not queue.endswith(BACKLOG)
 
 
 @inspect_command()

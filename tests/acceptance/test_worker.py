@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -148,6 +149,29 @@ def test_celerys_commands_see_both_workers(apart: Apart) -> None:
     assert "'name': 'tasks'" not in ours
     assert "'name': 'tasks'" in users
     assert "'name': 'celery'" not in users
+
+
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
+def test_a_queue_comes_and_goes_with_its_backlog(
+    broker: str, request: pytest.FixtureRequest, sqlite_url: str, tmp_path: Path
+) -> None:
+    """Given with `-Q`, and taken away and given again while the worker runs."""
+    url = request.getfixturevalue("rabbitmq_url" if broker == "rabbitmq" else "broker_url")
+
+    def named(installation: Installation) -> list[str]:
+        process = installation.celery("inspect", "active_queues", "--json", "--timeout=3")
+        assert process.wait(40) == 0, process.output()
+        (queues,) = json.loads(process.output().strip().splitlines()[-1]).values()
+        return sorted(queue["name"] for queue in queues)
+
+    with Installation(tmp_path, sqlite_url, url, CELERY_QUEUES="tasks,more") as installation:
+        installation.worker("-Q", "celery,more")
+        both = ["celery", "celery.backlog", "more", "more.backlog"]
+        assert named(installation) == both
+        for command, expected in (("cancel_consumer", both[:2]), ("add_consumer", both)):
+            process = installation.celery("control", "--timeout=3", command, "more", name=command)
+            assert process.wait(40) == 0, process.output()
+            wait_until(lambda wanted=expected: named(installation) == wanted, 20, command)  # type: ignore[misc]
 
 
 def test_the_raw_queue_names_the_trigger(valkey: Valkey, sqlite_url: str, tmp_path: Path) -> None:

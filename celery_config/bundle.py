@@ -29,7 +29,6 @@ PATIENCE_SECONDS = 0.5  # until what a worker has no room for goes back
 LEAST_AHEAD = 2  # tasks that wait in the pool for a free process
 OTHERS_SECONDS = 10.0  # after a task that is none of a backlog such have half of the pool
 OF_AN_EVENT = {"triggerbeat_event": True}  # a header of such a task
-COPY = "triggerbeat_copy"  # a header of what is sent once more
 
 log = logging.getLogger("triggerbeat.bundle")
 
@@ -76,10 +75,12 @@ class Unpacked(Message):
     """A task out of a bundle, as the message in which it would have come alone."""
 
     def __init__(
-        self, app: Celery, name: str, task: Packed, bundle: Bundle, settle: Callable[[Unpacked], None]
+        self, consumer: Any, name: str, task: Packed, bundle: Bundle, settle: Callable[[Unpacked], None]
     ) -> None:
         id_, time_limit, args, kwargs = task
-        alone = app.amqp.as_task_v2(id_, name, args, kwargs, time_limit=time_limit, origin=bundle.origin)
+        alone = consumer.app.amqp.as_task_v2(
+            id_, name, args, kwargs, time_limit=time_limit, origin=bundle.origin
+        )
         super().__init__(  # type: ignore[no-untyped-call]
             body=json.dumps(alone.body).encode(),
             content_type="application/json",
@@ -88,8 +89,12 @@ class Unpacked(Message):
             properties=alone.properties,
             headers=alone.headers | OF_AN_EVENT,
         )
-        self.is_behind = bundle.is_behind
+        self.call_soon = consumer.call_soon
         self.settle = settle
+
+    def begun(self) -> None:
+        """The task has begun; from any thread."""
+        self.call_soon(self.settle, self)
 
     def ack_log_error(self, logger: Any, errors: Any, multiple: bool = False) -> None:
         """The task has begun."""
@@ -109,6 +114,8 @@ class Unpacker:
     def __init__(self) -> None:
         self.waiting: dict[bool, deque[Waits]] = {behind: deque() for behind in (False, True)}
         self.ahead: dict[Unpacked, Waits] = {}  # in the pool, not begun
+        self.pooled: set[str] = set()  # ids of what the pool has, users' other tasks among them
+        self.handed: dict[str, str] = {}  # names of tasks of backlogs, with the last id
         self.others_came = float("-inf")  # the last task that is none of a backlog
         self.consumer: Any = None
         self.handle: Callable[[Message], Any] = lambda message: None
@@ -120,6 +127,8 @@ class Unpacker:
         self.handle = consumer.create_task_handler()
         dropped = [*self.ahead.values(), *self.all_waiting()]
         self.ahead.clear()
+        self.handed.clear()
+        self.pooled.intersection_update([one.id for one in list(state.active_requests)])
         for waiting in self.waiting.values():
             waiting.clear()
         self.hand_back(dropped)
@@ -148,39 +157,65 @@ class Unpacker:
         self.feeding = True
         try:
             for behind, waiting in self.waiting.items():
-                while waiting and self.has_room(behind):
+                while waiting and (self.has_room_for_backlog(waiting[0][0]) if behind else self.has_room()):
                     name, task, bundle = waiting.popleft()
-                    message = Unpacked(self.consumer.app, name, task, bundle, self.settle)
+                    message = Unpacked(self.consumer, name, task, bundle, self.settle)
                     self.ahead[message] = (name, task, bundle)
                     self.handle(message)
+                    if behind:
+                        self.handed[name] = task.id
+                        self.settle(message)
         finally:
             self.feeding = False
 
-    def has_room(self, behind: bool) -> bool:
-        """One task waits in the pool for each of its processes; but one in all, of a backlog: who comes waits
-        for those that are there. While others come, half of the pool is theirs.
+    def has_room(self) -> bool:
+        """One task waits in the pool for each of its processes."""
+        most: int = max(LEAST_AHEAD, self.consumer.pool.num_processes)
+        return len(self.ahead) < most
+
+    def has_room_for_backlog(self, name: str) -> bool:
+        """None of a backlog waits in the pool: who comes waits for those that are there. While others come,
+        half of the pool is theirs. Where Celery limits the rate of tasks, one waits for that.
         """
+        last = self.handed.get(name)
+        if last in state.requests and last not in self.pooled:
+            return False
         processes: int = self.consumer.pool.num_processes
-        if not behind:
-            return len(self.ahead) < max(LEAST_AHEAD, processes)
         others_come = time.monotonic() - self.others_came < OTHERS_SECONDS
-        return not self.ahead and not (others_come and running_behind() >= max(1, processes // 2))
+        most = max(1, processes // 2) if others_come else processes
+        return len(self.pooled) < processes and self.pooled_of_backlogs() < most
+
+    def pooled_of_backlogs(self) -> int:
+        """How many tasks of a backlog the pool has."""
+        requests = (state.requests.get(id_) for id_ in self.pooled)
+        return sum(one is not None and is_backlog(one.message) for one in requests)
 
     def begins(self, message: Message) -> bool:
         """A user's task came, alone or out of a bundle; whether it begins now. One alone that is of a backlog
-        waits as a bundle of one does; but not a copy, or it would have copies again.
+        waits as a bundle of one does. Raises for what is no event: it could hold up all that is behind it.
         """
         if not is_backlog(message):
             self.others_came = time.monotonic()
             return True
-        headers = message.headers
-        if isinstance(message, Unpacked) or COPY in headers or not headers.get("triggerbeat_event"):
+        if isinstance(message, Unpacked):
             return True
+        headers = message.headers
+        if not headers.get("triggerbeat_event"):
+            raise ValueError("in a backlog are events only")
         args, kwargs, _ = message.payload
         task = Packed(headers["id"], headers["timelimit"][0], args, kwargs)
         check(task)
         self.take(headers["task"], [task], self.bundle(message, 1))
         return False
+
+    def pool_has(self, task_id: str) -> None:
+        """A task was given to the pool."""
+        self.pooled.add(task_id)
+
+    def ended(self, task_id: str) -> None:
+        """The pool has it no more."""
+        self.pooled.discard(task_id)
+        self.feed()
 
     def bundle(self, message: Message, count: int) -> Bundle:
         """What a message holds so many tasks of."""
@@ -212,12 +247,6 @@ class Unpacker:
 
         if tasks:
             Thread(target=work, daemon=True).start()
-
-
-def running_behind() -> int:
-    """How many tasks of a backlog are running in this worker."""
-    taken = list(state.requests.values())  # in one step: threads change it
-    return sum(getattr(one.message, "is_behind", False) and one in state.active_requests for one in taken)
 
 
 def where_from(message: Message) -> dict[str, Any]:

@@ -138,8 +138,8 @@ def wait_for_workers(app: Celery, queues: Iterable[str], enough: int) -> None:
     cannot be asked is for who sends to notice.
     """
     end = time.monotonic() + PATIENCE_SECONDS
-    with suppress(Exception), app.pool.acquire(block=True) as connection, connection.channel() as channel:
-        while any(count(channel, name) >= enough for name in queues) and time.monotonic() < end:
+    with suppress(Exception), app.pool.acquire(block=True) as connection:
+        while any(waiting(connection, name) >= enough for name in queues) and time.monotonic() < end:
             time.sleep(LOOK_SECONDS)
 
 
@@ -193,19 +193,14 @@ def look(app: Celery, tasks: Sequence[str]) -> Queues:
 
 
 def waiting(connection: Connection, queue: str) -> int:
-    """How many messages wait in a queue."""
-    with connection.channel() as channel:  # its own: RabbitMQ closes it when there is no such queue
-        return count(channel, queue)
-
-
-def count(channel: Any, queue: str) -> int:
     """How many messages wait in a queue. One that is not there, as after a flush, has none."""
-    try:
-        return int(channel.queue_declare(queue, passive=True).message_count)
-    except ChannelError as error:
-        if int(error.reply_code or 0) != NOT_FOUND:
-            raise
-        return 0
+    with connection.channel() as channel:  # its own: RabbitMQ closes it when there is no such queue
+        try:
+            return int(channel.queue_declare(queue, passive=True).message_count)
+        except ChannelError as error:
+            if int(error.reply_code or 0) != NOT_FOUND:
+                raise
+            return 0
 
 
 class Hinter:

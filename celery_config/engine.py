@@ -177,11 +177,9 @@ def users_strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Any:
     """
     worker = consumer.controller
     unpacker = worker.unpacker
-    if isinstance(consumer.pool, solo.TaskPool):
-        side: Side = EngineSide(consumer, Heard(worker.solo_thread, unpacker.feed))
-    else:
-        side = Side(consumer, Heard(consumer.pool, unpacker.feed))
-    handle = default(task, app, side, **options)
+    alone = isinstance(consumer.pool, solo.TaskPool)
+    pool = Heard(worker.solo_thread if alone else consumer.pool, unpacker, consumer.call_soon)
+    handle = default(task, app, (EngineSide if alone else Side)(consumer, pool), **options)
 
     def handler(message: Any, *given: Any, **more: Any) -> None:
         if unpacker.begins(message):
@@ -191,28 +189,30 @@ def users_strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Any:
 
 
 class Heard:
-    """A pool that says when a task has ended."""
+    """A pool that lets the unpacker know what it has."""
 
-    def __init__(self, pool: Any, ended: Callable[[], None]) -> None:
+    def __init__(self, pool: Any, unpacker: Unpacker, call_soon: Callable[..., Any]) -> None:
         self.pool = pool
-        self.ended = ended
+        self.unpacker = unpacker
+        self.call_soon = call_soon  # by the thread of the worker's loop
 
     def apply_async(
-        self, *args: Any, callback: Any = None, error_callback: Any = None, **options: Any
+        self, *args: Any, callback: Any, error_callback: Any, correlation_id: str, **options: Any
     ) -> Any:
         """The pool's own."""
-        callbacks = {"callback": self.heard(callback), "error_callback": self.heard(error_callback)}
-        return self.pool.apply_async(*args, **callbacks, **options)
 
-    def heard(self, callback: Any) -> Any:
-        """This one, and then word of it."""
+        def heard(callback: Any) -> Any:
+            def called(*result: Any, **more: Any) -> None:
+                try:
+                    callback(*result, **more)
+                finally:
+                    self.call_soon(self.unpacker.ended, correlation_id)
 
-        def called(*args: Any, **options: Any) -> None:
-            if callback is not None:
-                callback(*args, **options)
-            self.ended()
+            return called
 
-        return called
+        self.unpacker.pool_has(correlation_id)
+        callbacks = {"callback": heard(callback), "error_callback": heard(error_callback)}
+        return self.pool.apply_async(*args, correlation_id=correlation_id, **callbacks, **options)
 
 
 class Engine(bootsteps.StartStopStep):
@@ -323,11 +323,12 @@ class EngineConsumer(bootsteps.ConsumerStep):
         """Of users' tasks: on a channel of their own, one message at a time, so that none of it is in the way
         when one on time comes.
         """
-        names = list(c.app.amqp.queues.consume_from)
-        for name in names:  # whoever names one with `-Q`, too
+        names = set(c.app.amqp.queues.consume_from)
+        for name in names:  # whoever names one with `-Q`
             if name.endswith(BACKLOG):
                 c.task_consumer.cancel_by_queue(name)
-        queues = [backlog(name) for name in names if has_backlog(name)]
+        theirs = {name.removesuffix(BACKLOG) for name in names} - {OURS}
+        queues = [backlog(name) for name in sorted(theirs)]
         self.follow(c, self.consume(c, c.connection.channel(), queues, 1))
 
     def follow(self, c: Any, backlogs: Any) -> None:
@@ -335,7 +336,7 @@ class EngineConsumer(bootsteps.ConsumerStep):
 
         def add(queue: str, *given: Any, **options: Any) -> None:
             type(c).add_task_queue(c, queue, *given, **options)
-            if has_backlog(queue):
+            if queue != OURS:
                 backlogs.add_queue(backlog(queue))
                 backlogs.consume()
 
@@ -372,11 +373,6 @@ class EngineConsumer(bootsteps.ConsumerStep):
     def get_consumers(self, channel: Any) -> list[Any]:
         """Those that `start` made."""
         return list(self.consumers or [])
-
-
-def has_backlog(queue: str) -> bool:
-    """Whether it is one of the users' tasks."""
-    return queue != OURS and not queue.endswith(BACKLOG)
 
 
 @inspect_command()

@@ -15,6 +15,8 @@ from billiard.exceptions import WorkerLostError
 from billiard.process import current_process
 from celery.worker.request import Request
 
+from celery_config.bundle import Unpacked
+
 PLACE = 64  # bytes of a note
 PLACES = 1024  # processes of a pool; those beyond leave no note, and a tick judges them by their lease
 
@@ -40,6 +42,12 @@ def noted(pid: int | None, event_id: str) -> int | None:
 
 class EventRequest(Request):
     """A message to a user's task, as the worker holds it while a pool process runs it."""
+
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        """Celery's own; and a task out of a bundle that would be acknowledged at its end has begun."""
+        super().on_accepted(pid, time_accepted)
+        if self.task.acks_late and isinstance(self.message, Unpacked):
+            self.message.begun()
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """Celery's own; and an event whose process died is judged, instead of when its lease is over."""

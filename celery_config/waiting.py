@@ -19,9 +19,11 @@ from celery import Celery
 from celery.concurrency.asynpool import AsynPool
 from celery.worker import state
 
-from celery_config.bundle import COPY, OF_AN_EVENT, Packed, send_alone, where_from
+from celery_config.broker import is_backlog
+from celery_config.bundle import OF_AN_EVENT, Packed, send_alone, where_from
 
 LOOK_SECONDS = 0.5  # what waits when it is looked at and still does at the next look has a copy sent
+COPY = "triggerbeat_copy"  # a header
 BEGIN_SECONDS = 1.0  # for a pool process to say that it has begun
 
 log = logging.getLogger("triggerbeat.waiting")
@@ -41,8 +43,14 @@ class Waiting:
         self.timer = consumer.hub.call_repeatedly(LOOK_SECONDS, self.look, consumer.app)
 
     def look(self, app: Celery) -> None:
-        """Send a copy of what waited at the last look, too: once, and of no copy."""
-        waiting = {one.id: one for one in not_begun() if not one.message.headers.get(COPY)}
+        """Send a copy of what waited at the last look, too: once, and of no copy. Of a backlog nothing waits
+        for long, unless Celery limits its rate.
+        """
+        waiting = {
+            one.id: one
+            for one in not_begun()
+            if not (one.message.headers.get(COPY) or is_backlog(one.message))
+        }
         both_times = [waiting[id_] for id_ in self.seen & waiting.keys()]
         share(app, both_times)
         for request in both_times:

@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -242,6 +241,14 @@ def on_time() -> Message:
     return Message(delivery_info={"exchange": "tasks", "routing_key": "tasks"}, headers={})
 
 
+@pytest.fixture(autouse=True)
+def no_requests() -> Iterator[None]:
+    """Celery has them for the whole process."""
+    yield
+    state.requests.clear()
+    state.active_requests.clear()
+
+
 class Request:
     """What Celery's worker has of a task that came in this message."""
 
@@ -251,62 +258,152 @@ class Request:
         self.message = message
 
 
-@contextmanager
-def running(message: Message) -> Iterator[None]:
-    """The pool runs what came in this message."""
-    request = Request(message)
-    state.task_accepted(request)
-    try:
-        yield
-    finally:
-        state.task_ready(request)
+class Pool:
+    """As Celery's: has what it is given, until it is told to end it."""
+
+    def __init__(self, unpacker: Unpacker) -> None:
+        self.given: list[dict[str, Any]] = []
+        self.heard = engine.Heard(self, unpacker, lambda call, *args: call(*args))
+
+    def take(self, message: Message) -> None:
+        """Run what came in this message."""
+        request = Request(message)
+        state.task_reserved(request)
+        self.heard.apply_async(
+            "target",
+            callback=lambda value: state.task_ready(request),
+            error_callback=lambda error: state.task_ready(request),
+            correlation_id=request.id,
+        )
+
+    def apply_async(self, *args: Any, **options: Any) -> None:
+        self.given.append(options)
+
+    def end(self, index: int, how: str = "callback") -> None:
+        """A task ends."""
+        self.given[index][how]("result")
 
 
-def test_of_a_backlog_one_task_waits_in_the_pool() -> None:
-    """Who comes waits for those that are there."""
-    consumer, unpacker = Consumer(), Unpacker()
+def with_pool(processes: int) -> tuple[Consumer, Unpacker, Pool]:
+    """A worker whose pool takes what it is given."""
+    consumer, unpacker = Consumer(processes), Unpacker()
     unpacker.start(consumer)
-    unpacker.take("users.task", tasks(3), Bundle(of_backlog(), 3, lambda: None))
-    assert consumer.ids() == ["id-0"]
-    consumer.begin(0)
+    pool = Pool(unpacker)
+    handle = unpacker.handle
+
+    def taken_by_pool(message: Message) -> None:
+        handle(message)
+        pool.take(message)
+
+    unpacker.handle = taken_by_pool
+    return consumer, unpacker, pool
+
+
+def take_backlog(unpacker: Unpacker, done: Counter[str], count: int) -> None:
+    unpacker.take("users.task", tasks(count), Bundle(of_backlog(), count, lambda: done.update(["done"])))
+
+
+@pytest.mark.parametrize("how", ["callback", "error_callback"])
+def test_of_a_backlog_none_waits_in_the_pool(how: str) -> None:
+    """Who comes waits for those that are there; and however one ends, the next one begins."""
+    consumer, unpacker, pool = with_pool(2)
+    done: Counter[str] = Counter()
+    take_backlog(unpacker, done, 4)
     assert consumer.ids() == ["id-0", "id-1"]
+    pool.end(0, how)
+    assert consumer.ids() == ["id-0", "id-1", "id-2"]
+    assert not done
+    pool.end(1, how)
+    assert done == {"done": 1}, (
+        "acknowledged when all of it is in the pool, or a slow one would hold up others"
+    )
+    assert not unpacker.ahead
+    for index in (2, 3):
+        pool.end(index, how)
+    assert not unpacker.pooled
 
 
 @pytest.mark.parametrize(("processes", "share"), [(1, 1), (2, 1), (5, 2)])
 def test_while_others_come_a_backlog_has_half_of_the_pool(processes: int, share: int) -> None:
-    consumer, unpacker = Consumer(processes), Unpacker()
-    unpacker.start(consumer)
+    consumer, unpacker, pool = with_pool(processes)
     assert unpacker.begins(on_time())
-    unpacker.take("users.task", tasks(share + 2), Bundle(of_backlog(), share + 2, lambda: None))
-    with ExitStack() as stack:
-        for number in range(share):
-            assert len(consumer.handed) == number + 1
-            stack.enter_context(running(consumer.handed[number]))
-            consumer.begin(number)
-        assert len(consumer.handed) == share, "no more of them"
-        take(unpacker, Counter(), "on time", tasks(1, first=10))
-        assert consumer.ids()[-1] == "id-10", "those on time do not wait behind what waits"
-        consumer.begin(share)
-        assert len(consumer.handed) == share + 1
-    unpacker.feed()  # some have ended
+    take_backlog(unpacker, Counter(), share + 1)
+    assert consumer.ids() == [f"id-{number}" for number in range(share)]
+    take(unpacker, Counter(), "on time", tasks(1, first=10))
+    assert consumer.ids()[-1] == "id-10", "those on time do not wait behind what waits"
+    pool.end(share)
+    assert len(consumer.ids()) == share + 1
+    pool.end(0)
     assert consumer.ids()[-1] == f"id-{share}"
 
 
 def test_a_backlog_has_all_of_the_pool_when_nobody_else_comes() -> None:
-    consumer, unpacker = Consumer(), Unpacker()
-    unpacker.start(consumer)
+    consumer, unpacker, _ = with_pool(2)
     unpacker.begins(on_time())
     unpacker.others_came -= bundle.OTHERS_SECONDS
-    unpacker.take("users.task", tasks(3), Bundle(of_backlog(), 3, lambda: None))
-    with running(consumer.handed[0]):
-        consumer.begin(0)
-        assert consumer.ids() == ["id-0", "id-1"]
+    take_backlog(unpacker, Counter(), 3)
+    assert consumer.ids() == ["id-0", "id-1"]
+
+
+def test_others_that_the_pool_has_leave_a_backlog_no_room() -> None:
+    consumer, unpacker, pool = with_pool(2)
+    unpacker.take("users.task", tasks(2, first=10), Bundle(on_time(), 2, lambda: None))
+    take_backlog(unpacker, Counter(), 1)
+    assert consumer.ids() == ["id-10", "id-11"]
+    pool.end(1)
+    assert consumer.ids()[-1] == "id-0"
+
+
+def test_a_task_whose_rate_is_limited_lets_other_tasks_begin() -> None:
+    """Celery keeps it, and no second one of the name is given to it."""
+    consumer, unpacker, _ = with_pool(4)
+    to_pool = unpacker.handle
+
+    def kept(message: Message) -> None:
+        consumer.handle(message)
+        state.task_reserved(Request(message))
+
+    unpacker.handle = kept
+    take_backlog(unpacker, Counter(), 3)
+    assert consumer.ids() == ["id-0"]
+    unpacker.handle = to_pool
+    unpacker.take("users.other", tasks(2, first=10), Bundle(of_backlog(), 2, lambda: None))
+    unpacker.waiting[True].rotate(2)  # as when the others have gone back
+    unpacker.feed()
+    assert consumer.ids() == ["id-0", "id-10", "id-11"]
+    state.requests.pop("id-0")  # it was revoked, say
+    unpacker.feed()
+    assert consumer.ids()[3] == "id-1"
+
+
+def test_after_a_lost_connection_the_pool_has_what_runs() -> None:
+    """Celery dropped what had not begun, without a word to anybody."""
+    consumer, unpacker, _ = with_pool(2)
+    take_backlog(unpacker, Counter(), 2)
+    assert unpacker.pooled == {"id-0", "id-1"}
+    request = Request(consumer.handed[0])
+    state.task_accepted(request)
+    unpacker.start(consumer)
+    assert unpacker.pooled == {"id-0"}
+    state.task_ready(request)
+
+
+def test_a_task_that_is_acknowledged_at_its_end_has_begun_all_the_same() -> None:
+    consumer, _, done = taken(1)
+    message = consumer.handed[0]
+    assert isinstance(message, bundle.Unpacked)
+    message.begun()
+    assert done == {"first": 1}
+    consumer.begin(0)
+    assert done == {"first": 1}
 
 
 def alone_in_a_message(**headers: Any) -> Message:
     body = json.dumps([[1], {"a": 2}, {}])
     known = {"id": "id-0", "task": "users.task", "timelimit": [40, None]} | headers
-    return of_backlog(known, body=body, content_type="application/json", content_encoding="utf-8")
+    channel = SimpleNamespace(basic_ack=lambda *args, **options: None, no_ack_consumers=None)
+    parts = {"content_type": "application/json", "content_encoding": "utf-8", "channel": channel}
+    return of_backlog(known, body=body, **parts)
 
 
 def test_a_task_of_a_backlog_that_comes_alone_waits_as_one_of_a_bundle() -> None:
@@ -317,26 +414,15 @@ def test_a_task_of_a_backlog_that_comes_alone_waits_as_one_of_a_bundle() -> None
     assert (message.payload[0], message.payload[1]) == ([1], {"a": 2})
     assert (message.headers["id"], message.headers["task"]) == ("id-0", "users.task")
     assert unpacker.begins(message), "when its turn has come"
-
-
-@pytest.mark.parametrize("headers", [{}, {"triggerbeat_event": True, bundle.COPY: True}])
-def test_what_is_no_event_and_a_copy_begin_as_they_come(headers: dict[str, Any]) -> None:
-    unpacker = Unpacker()
-    unpacker.start(Consumer())
-    assert unpacker.begins(alone_in_a_message(**headers))
     assert unpacker.others_came == float("-inf")
 
 
-def test_the_unpacker_hears_of_each_end() -> None:
-    heard: list[str] = []
-    pool = SimpleNamespace(apply_async=lambda *given, **options: options)
-    options = engine.Heard(pool, lambda: heard.append("ended")).apply_async(
-        "target", callback=lambda value: heard.append(value), error_callback=None, timeout=3
-    )
-    options["callback"]("result")
-    options["error_callback"]("error")
-    assert heard == ["result", "ended", "ended"]
-    assert options["timeout"] == 3
+def test_what_is_no_event_is_refused_in_a_backlog() -> None:
+    """With an eta it would be in everybody's way for as long."""
+    unpacker = Unpacker()
+    unpacker.start(Consumer())
+    with pytest.raises(ValueError, match="events only"):
+        unpacker.begins(alone_in_a_message())
 
 
 def test_a_larger_pool_has_more_of_them(alone: list[str]) -> None:

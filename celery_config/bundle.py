@@ -115,7 +115,9 @@ class Unpacker:
         self.waiting: dict[bool, deque[Waits]] = {behind: deque() for behind in (False, True)}
         self.ahead: dict[Unpacked, Waits] = {}  # in the pool, not begun
         self.pooled: set[str] = set()  # ids of what the pool has, users' other tasks among them
-        self.handed: dict[str, str] = {}  # names of tasks of backlogs, with the last id
+        self.given: dict[str, Waits] = {}  # of backlogs, what the pool has or Celery keeps for it; by id
+        self.last: dict[str, str] = {}  # the last id of these, by name
+        self.stopped = False
         self.others_came = float("-inf")  # the last task that is none of a backlog
         self.consumer: Any = None
         self.handle: Callable[[Message], Any] = lambda message: None
@@ -123,18 +125,24 @@ class Unpacker:
 
     def start(self, consumer: Any) -> None:
         """The worker has a connection. Of an earlier one Celery has dropped what was not begun."""
+        self.stopped = False
         self.consumer = consumer
         self.handle = consumer.create_task_handler()
-        dropped = [*self.ahead.values(), *self.all_waiting()]
-        self.ahead.clear()
-        self.handed.clear()
-        self.pooled.intersection_update([one.id for one in list(state.active_requests)])
+        active = {one.id for one in list(state.active_requests)}
+        given = [one for id_, one in self.given.items() if id_ not in active]
+        dropped = [*self.ahead.values(), *self.all_waiting(), *given]
+        for left in (self.ahead, self.given, self.last):
+            left.clear()
+        self.pooled &= active
         for waiting in self.waiting.values():
             waiting.clear()
         self.hand_back(dropped)
 
     def stop(self) -> None:
-        """The worker ends, and begins no more."""
+        """The worker ends, and begins no more. What Celery keeps for its rate is lost with it."""
+        self.stopped = True
+        kept = [one for id_, one in self.given.items() if id_ not in state.requests]
+        self.hand_back(kept)
         for bundle in {id(one[2]): one[2] for one in self.all_waiting()}.values():
             self.give_up(bundle)
 
@@ -144,6 +152,8 @@ class Unpacker:
 
     def take(self, name: str, tasks: Sequence[Packed], bundle: Bundle) -> None:
         """Begin what there is room for now; what still waits in a moment goes back."""
+        if self.stopped:  # its message stays unacknowledged, and is another worker's
+            return
         self.waiting[bundle.is_behind].extend((name, task, bundle) for task in tasks)
         self.feed()
         if bundle.left:
@@ -152,7 +162,7 @@ class Unpacker:
 
     def feed(self) -> None:
         """Hand on to the pool what it has room for."""
-        if self.feeding:  # a task that cannot be run here is settled while it is handed on
+        if self.feeding or self.stopped:  # a task that cannot be run here is settled while it is handed on
             return
         self.feeding = True
         try:
@@ -161,12 +171,26 @@ class Unpacker:
                     name, task, bundle = waiting.popleft()
                     message = Unpacked(self.consumer, name, task, bundle, self.settle)
                     self.ahead[message] = (name, task, bundle)
-                    self.handle(message)
                     if behind:
-                        self.handed[name] = task.id
+                        self.given[task.id] = (name, task, bundle)
+                        self.last[name] = task.id
+                    self.hand_on(message)
+                    if message not in self.ahead:
+                        self.given.pop(task.id, None)  # it was refused
+                    elif behind:
                         self.settle(message)
         finally:
             self.feeding = False
+
+    def hand_on(self, message: Unpacked) -> None:
+        """What cannot be handed on is settled, or what it came in would never be acknowledged."""
+        try:
+            self.handle(message)
+        except self.consumer.connection_errors:
+            raise
+        except Exception:
+            log.exception("event=%s cannot be handed on, a tick sends it again", message.headers["id"])
+            self.settle(message)
 
     def has_room(self) -> bool:
         """One task waits in the pool for each of its processes."""
@@ -175,12 +199,16 @@ class Unpacker:
 
     def has_room_for_backlog(self, name: str) -> bool:
         """None of a backlog waits in the pool: who comes waits for those that are there. While others come,
-        half of the pool is theirs. Where Celery limits the rate of tasks, one waits for that.
+        half of the pool is theirs. Where Celery limits the rate of tasks, one waits for that; and one where
+        Celery itself finds no room, which is what makes it grow its pool (`--autoscale`).
         """
-        last = self.handed.get(name)
-        if last in state.requests and last not in self.pooled:
+        bucket = self.consumer.task_buckets.get(name)
+        last = self.last.get(name)
+        if (bucket and bucket.contents) or (last in state.requests and last not in self.pooled):
             return False
-        processes: int = self.consumer.pool.num_processes
+        controller = self.consumer.controller
+        largest: int = controller.max_concurrency if controller.autoscaler else 0
+        processes: int = max(self.consumer.pool.num_processes, largest)
         others_come = time.monotonic() - self.others_came < OTHERS_SECONDS
         most = max(1, processes // 2) if others_come else processes
         return len(self.pooled) < processes and self.pooled_of_backlogs() < most
@@ -215,6 +243,7 @@ class Unpacker:
     def ended(self, task_id: str) -> None:
         """The pool has it no more."""
         self.pooled.discard(task_id)
+        self.given.pop(task_id, None)
         self.feed()
 
     def bundle(self, message: Message, count: int) -> Bundle:

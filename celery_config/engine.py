@@ -336,7 +336,7 @@ class EngineConsumer(bootsteps.ConsumerStep):
 
         def add(queue: str, *given: Any, **options: Any) -> None:
             type(c).add_task_queue(c, queue, *given, **options)
-            if queue != OURS:
+            if queue != OURS and not queue.endswith(BACKLOG):
                 backlogs.add_queue(backlog(queue))
                 backlogs.consume()
 
@@ -348,7 +348,13 @@ class EngineConsumer(bootsteps.ConsumerStep):
 
     def consume(self, c: Any, channel: Any, queues: list[Any], most: int) -> Consumer:
         """Take from these queues, up to so many messages that are not acknowledged yet."""
-        consumer = Consumer(channel, queues, on_message=c.create_task_handler(), accept=["json"])
+        consumer = Consumer(
+            channel,
+            queues,
+            on_message=c.create_task_handler(),
+            on_decode_error=c.on_decode_error,
+            accept=["json"],
+        )
         consumer.qos(prefetch_count=most, apply_global=False)
         consumer.consume()
         self.consumers.append(consumer)

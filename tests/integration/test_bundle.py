@@ -16,6 +16,7 @@ from celery import Celery
 from celery.exceptions import InvalidTaskError
 from celery.worker import state
 from kombu import Message
+from kombu.utils.limits import TokenBucket
 
 from celery_config import bundle, dispatch, engine
 from celery_config.broker import backlog, classic
@@ -164,6 +165,8 @@ class Consumer:
         self.handed: list[Message] = []
         self.unknown = False
         self.connection_errors = ()
+        self.task_buckets: dict[str, Any] = {}
+        self.controller = SimpleNamespace(autoscaler=None, max_concurrency=8)
 
     def create_task_handler(self) -> Callable[[Message], None]:
         return self.handle
@@ -354,14 +357,15 @@ def test_others_that_the_pool_has_leave_a_backlog_no_room() -> None:
     assert consumer.ids()[-1] == "id-0"
 
 
-def test_a_task_whose_rate_is_limited_lets_other_tasks_begin() -> None:
-    """Celery keeps it, and no second one of the name is given to it."""
+def test_a_task_whose_rate_is_limited_lets_other_tasks_begin(alone: list[str]) -> None:
+    """Celery keeps one, and no second one of the name is given to it."""
     consumer, unpacker, _ = with_pool(4)
+    bucket = consumer.task_buckets["users.task"] = TokenBucket(1)
     to_pool = unpacker.handle
 
     def kept(message: Message) -> None:
         consumer.handle(message)
-        state.task_reserved(Request(message))
+        bucket.add(message)
 
     unpacker.handle = kept
     take_backlog(unpacker, Counter(), 3)
@@ -371,12 +375,57 @@ def test_a_task_whose_rate_is_limited_lets_other_tasks_begin() -> None:
     unpacker.waiting[True].rotate(2)  # as when the others have gone back
     unpacker.feed()
     assert consumer.ids() == ["id-0", "id-10", "id-11"]
-    state.requests.pop("id-0")  # it was revoked, say
+    unpacker.stop()
+    wait_until(lambda: len(alone) == 3, 10, lambda: str(alone))
+    assert sorted(alone) == ["id-0", "id-1", "id-2"], "what Celery keeps would be lost with the worker"
+
+
+def test_what_celery_has_no_room_for_is_one_of_a_name() -> None:
+    """And is given all the same where that makes the pool grow."""
+    consumer, unpacker, _ = with_pool(1)
+    to_pool = unpacker.handle
+    take_backlog(unpacker, Counter(), 4)
+    assert consumer.ids() == ["id-0"]
+    consumer.controller.autoscaler = object()
+
+    def kept(message: Message) -> None:
+        consumer.handle(message)
+        state.task_reserved(Request(message))
+
+    unpacker.handle = kept
     unpacker.feed()
-    assert consumer.ids()[3] == "id-1"
+    assert consumer.ids() == ["id-0", "id-1"]
+    state.requests.pop("id-1")  # it was revoked, say
+    unpacker.handle = to_pool
+    unpacker.feed()
+    assert consumer.ids()[2] == "id-2"
 
 
-def test_after_a_lost_connection_the_pool_has_what_runs() -> None:
+def test_what_cannot_be_handed_on_is_settled_and_the_others_follow() -> None:
+    consumer, unpacker, _ = with_pool(2)
+
+    def broken(message: Message) -> None:
+        consumer.handle(message)
+        raise OSError("the result backend is away")
+
+    unpacker.handle = broken
+    done: Counter[str] = Counter()
+    take_backlog(unpacker, done, 3)
+    take(unpacker, done, "on time", tasks(2, first=10))
+    assert consumer.ids() == ["id-0", "id-1", "id-2", "id-10", "id-11"]
+    assert done == {"done": 1, "on time": 1}
+    assert not unpacker.given
+
+
+def test_a_worker_that_ends_takes_no_more(alone: list[str]) -> None:
+    consumer, unpacker, done = taken(1)
+    unpacker.stop()
+    take(unpacker, done, "second", tasks(1, first=10))
+    assert consumer.ids() == ["id-0"]
+    assert not done, "it is another worker's"
+
+
+def test_after_a_lost_connection_the_pool_has_what_runs(alone: list[str]) -> None:
     """Celery dropped what had not begun, without a word to anybody."""
     consumer, unpacker, _ = with_pool(2)
     take_backlog(unpacker, Counter(), 2)
@@ -385,6 +434,7 @@ def test_after_a_lost_connection_the_pool_has_what_runs() -> None:
     state.task_accepted(request)
     unpacker.start(consumer)
     assert unpacker.pooled == {"id-0"}
+    wait_until(lambda: alone == ["id-1"], 10, lambda: str(alone))
     state.task_ready(request)
 
 

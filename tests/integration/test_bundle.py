@@ -421,7 +421,9 @@ def test_a_worker_that_ends_takes_no_more(alone: list[str]) -> None:
     consumer, unpacker, done = taken(1)
     unpacker.stop()
     take(unpacker, done, "second", tasks(1, first=10))
+    consumer.later()
     assert consumer.ids() == ["id-0"]
+    assert not unpacker.all_waiting()
     assert not done, "it is another worker's"
 
 

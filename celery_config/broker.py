@@ -117,6 +117,11 @@ def backlog(queue: str) -> Queue:
     return classic(queue + BACKLOG)
 
 
+def addressed(name: str) -> Queue | str:
+    """What to send to, for a queue of this name: Celery knows the others by their names."""
+    return classic(name) if name.endswith(BACKLOG) else name
+
+
 def is_backlog(message: Any) -> bool:
     """Whether a message, or the request that came of it, has come from such a queue."""
     return str((message.delivery_info or {}).get("routing_key")).endswith(BACKLOG)

@@ -20,7 +20,7 @@ from celery import Celery
 from celery.worker import state
 from kombu import Message
 
-from celery_config.broker import PREFIX, classic, is_backlog
+from celery_config.broker import PREFIX, addressed, is_backlog
 from celery_config.guard import check_time_limits, guarded
 
 TASK = PREFIX + "run_tasks"
@@ -116,7 +116,6 @@ class Unpacker:
         self.ahead: dict[Unpacked, Waits] = {}  # in the pool, not begun
         self.pooled: set[str] = set()  # ids of what the pool has, users' other tasks among them
         self.given: dict[str, Waits] = {}  # of backlogs, what the pool has or Celery keeps for it; by id
-        self.last: dict[str, str] = {}  # the last id of these, by name
         self.stopped = False
         self.others_came = float("-inf")  # the last task that is none of a backlog
         self.consumer: Any = None
@@ -129,20 +128,18 @@ class Unpacker:
         self.consumer = consumer
         self.handle = consumer.create_task_handler()
         active = {one.id for one in list(state.active_requests)}
-        given = [one for id_, one in self.given.items() if id_ not in active]
+        given = [self.given.pop(id_) for id_ in self.given.keys() - active]
         dropped = [*self.ahead.values(), *self.all_waiting(), *given]
-        for left in (self.ahead, self.given, self.last):
-            left.clear()
+        self.ahead.clear()
         self.pooled &= active
         for waiting in self.waiting.values():
             waiting.clear()
         self.hand_back(dropped)
 
     def stop(self) -> None:
-        """The worker ends, and begins no more. What Celery keeps for its rate is lost with it."""
+        """The worker ends, and begins no more: what waits goes back, and what Celery keeps for its rate."""
         self.stopped = True
-        kept = [one for id_, one in self.given.items() if id_ not in state.requests]
-        self.hand_back(kept)
+        self.hand_back([one for id_, one in self.given.items() if id_ not in state.requests])
         for bundle in {id(one[2]): one[2] for one in self.all_waiting()}.values():
             self.give_up(bundle)
 
@@ -166,57 +163,61 @@ class Unpacker:
             return
         self.feeding = True
         try:
-            for behind, waiting in self.waiting.items():
-                while waiting and (self.has_room_for_backlog(waiting[0][0]) if behind else self.has_room()):
-                    name, task, bundle = waiting.popleft()
-                    message = Unpacked(self.consumer, name, task, bundle, self.settle)
-                    self.ahead[message] = (name, task, bundle)
-                    if behind:
-                        self.given[task.id] = (name, task, bundle)
-                        self.last[name] = task.id
-                    self.hand_on(message)
-                    if message not in self.ahead:
-                        self.given.pop(task.id, None)  # it was refused
-                    elif behind:
-                        self.settle(message)
+            for waiting in self.waiting.values():
+                while waiting and self.has_room(waiting[0]):
+                    self.hand_on(waiting.popleft())
         finally:
             self.feeding = False
 
-    def hand_on(self, message: Unpacked) -> None:
+    def hand_on(self, waits: Waits) -> None:
         """What cannot be handed on is settled, or what it came in would never be acknowledged."""
+        name, task, bundle = waits
+        message = Unpacked(self.consumer, name, task, bundle, self.settle)
+        self.ahead[message] = waits
+        if bundle.is_behind:
+            self.given[task.id] = waits
         try:
             self.handle(message)
         except self.consumer.connection_errors:
             raise
         except Exception:
-            log.exception("event=%s cannot be handed on, a tick sends it again", message.headers["id"])
+            log.exception("event=%s cannot be handed on, a tick sends it again", task.id)
             self.settle(message)
+        if not bundle.is_behind:
+            return
+        if message in self.ahead:
+            self.settle(message)
+        else:  # it was refused
+            self.given.pop(task.id, None)
 
-    def has_room(self) -> bool:
-        """One task waits in the pool for each of its processes."""
+    def has_room(self, waits: Waits) -> bool:
+        """One task waits in the pool for each of its processes, but none of a backlog: who comes waits for
+        those that are there.
+        """
+        name, _, bundle = waits
+        if bundle.is_behind:
+            return not self.is_kept(name) and self.has_room_for_backlog()
         most: int = max(LEAST_AHEAD, self.consumer.pool.num_processes)
         return len(self.ahead) < most
 
-    def has_room_for_backlog(self, name: str) -> bool:
-        """None of a backlog waits in the pool: who comes waits for those that are there. While others come,
-        half of the pool is theirs. Where Celery limits the rate of tasks, one waits for that; and one where
-        Celery itself finds no room, which is what makes it grow its pool (`--autoscale`).
+    def is_kept(self, name: str) -> bool:
+        """Whether Celery keeps a task of this name, because it limits their rate, or itself finds no room,
+        which is what makes it grow its pool (`--autoscale`).
         """
         bucket = self.consumer.task_buckets.get(name)
-        last = self.last.get(name)
-        if (bucket and bucket.contents) or (last in state.requests and last not in self.pooled):
-            return False
+        outside = self.given.keys() - self.pooled
+        return bool(bucket and bucket.contents) or any(
+            self.given[id_][0] == name and id_ in state.requests for id_ in outside
+        )
+
+    def has_room_for_backlog(self) -> bool:
+        """Whether a process is free. While others come, half of the pool is theirs."""
         controller = self.consumer.controller
         largest: int = controller.max_concurrency if controller.autoscaler else 0
         processes: int = max(self.consumer.pool.num_processes, largest)
         others_come = time.monotonic() - self.others_came < OTHERS_SECONDS
         most = max(1, processes // 2) if others_come else processes
-        return len(self.pooled) < processes and self.pooled_of_backlogs() < most
-
-    def pooled_of_backlogs(self) -> int:
-        """How many tasks of a backlog the pool has."""
-        requests = (state.requests.get(id_) for id_ in self.pooled)
-        return sum(one is not None and is_backlog(one.message) for one in requests)
+        return len(self.pooled) < processes and len(self.given.keys() & self.pooled) < most
 
     def begins(self, message: Message) -> bool:
         """A user's task came, alone or out of a bundle; whether it begins now. One alone that is of a backlog
@@ -230,8 +231,7 @@ class Unpacker:
         headers = message.headers
         if not headers.get("triggerbeat_event"):
             raise ValueError("in a backlog are events only")
-        args, kwargs, _ = message.payload
-        task = Packed(headers["id"], headers["timelimit"][0], args, kwargs)
+        task = packed(message)
         check(task)
         self.take(headers["task"], [task], self.bundle(message, 1))
         return False
@@ -280,8 +280,14 @@ class Unpacker:
 
 def where_from(message: Message) -> dict[str, Any]:
     """The options that send something to where a message came from."""
-    name = message.delivery_info["routing_key"]
-    return {"queue": classic(name) if is_backlog(message) else name}
+    return {"queue": addressed(message.delivery_info["routing_key"])}
+
+
+def packed(message: Message) -> Packed:
+    """What a message of its own says of a task."""
+    args, kwargs, _ = message.payload
+    time_limit, *_ = message.headers.get("timelimit") or [None]
+    return Packed(message.headers["id"], time_limit, args, kwargs)
 
 
 def send_alone(

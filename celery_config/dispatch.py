@@ -18,10 +18,10 @@ from celery import Celery
 from kombu import Connection
 
 from celery_config import bundle
-from celery_config.broker import PREFIX, backlog
+from celery_config.broker import PREFIX, addressed, backlog
 from triggers.lanes import Batch
 from triggers.outgoing import values_of
-from triggers.settings import BACKLOG, OURS
+from triggers.settings import BACKLOG, OURS, with_backlogs
 from triggers.store.delivery import Job
 from triggers.targets.placeholders import render
 from triggers.tick import Hint, Queues
@@ -114,20 +114,19 @@ def publish_tasks(app: Celery, jobs: Sequence[Job], default_queue: str, late: bo
     """
     chunks = list(chunks_of_tasks(jobs, default_queue, late))
     if late:
-        wait_for_workers(app, {queue + BACKLOG for (queue, _, _), _ in chunks}, ENOUGH_TASKS)
-    declared: set[tuple[str, bool]] = set()  # to look whether it is there is a fifth of what a message takes
+        wait_for_workers(app, {queue for (queue, _), _ in chunks}, ENOUGH_TASKS)
+    declared: set[str] = set()  # to look whether it is there is a fifth of what a message takes
     with app.producer_or_acquire() as producer, producer.batch(TOGETHER):
-        for (queue, name, behind), chunk in chunks:
-            known = (queue, behind) in declared
-            to = backlog(queue) if behind else queue
-            options = {"producer": producer, "queue": to, "declare": [] if known else None}
+        for (queue, name), chunk in chunks:
+            declare: list[Any] | None = [] if queue in declared else None
+            options = {"producer": producer, "queue": addressed(queue), "declare": declare}
             bundle.send(app, name, [packed(job) for job in chunk], options)
-            declared.add((queue, behind))
+            declared.add(queue)
 
 
 def wait_for_deliveries(app: Celery) -> None:
     """Until few of them wait, as `wait_for_workers`."""
-    wait_for_workers(app, (OURS, OURS + BACKLOG), ENOUGH_DELIVERIES)
+    wait_for_workers(app, with_backlogs([OURS]), ENOUGH_DELIVERIES)
 
 
 def wait_for_workers(app: Celery, queues: Iterable[str], enough: int) -> None:
@@ -143,7 +142,7 @@ def wait_for_workers(app: Celery, queues: Iterable[str], enough: int) -> None:
             time.sleep(LOOK_SECONDS)
 
 
-Destination = tuple[str, str, bool]  # the queue, the task, and whether to the backlog of that queue
+Destination = tuple[str, str]  # the queue, or its backlog, and the task
 
 
 def chunks_of_tasks(
@@ -153,8 +152,10 @@ def chunks_of_tasks(
     by_destination: dict[Destination, list[Job]] = {}
     counts = Counter(job.trigger_id for job in jobs)
     for job in jobs:
-        behind = late or counts[job.trigger_id] > MANY
-        destination = (job.target["queue"] or default_queue, job.target["task"], behind)
+        queue = job.target["queue"] or default_queue
+        if late or counts[job.trigger_id] > MANY:
+            queue += BACKLOG
+        destination = (queue, job.target["task"])
         if len(jobs) <= NAMED:
             yield destination, [job]
         else:
@@ -182,11 +183,8 @@ def look(app: Celery, tasks: Sequence[str]) -> Queues:
     """
     try:
         with app.pool.acquire(block=True) as connection:
-
-            def wait(queues: Iterable[str]) -> bool:
-                return any(waiting(connection, name + end) for name in queues for end in ("", BACKLOG))
-
-            return Queues(wait([OURS]), wait(tasks))
+            ours = any(waiting(connection, name) for name in with_backlogs([OURS]))
+            return Queues(ours, any(waiting(connection, name) for name in with_backlogs(tasks)))
     except Exception as error:
         log.warning("cannot look into the broker's queues: %s: %s", type(error).__name__, error)
         return Queues()

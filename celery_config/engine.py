@@ -314,7 +314,7 @@ class EngineConsumer(bootsteps.ConsumerStep):
             return
         c.task_consumer.cancel_by_queue(OURS)
         for one, most in ((backlog(OURS), BACKLOG_THREADS), (queue, PREFETCH)):
-            self.consume(c, c.connection.channel(), [one], most)
+            self.consume(c, [one], most)
         if not self.took_over:  # not when a lost broker is back: what is held here is held still
             self.took_over = True
             take_over()
@@ -329,7 +329,7 @@ class EngineConsumer(bootsteps.ConsumerStep):
                 c.task_consumer.cancel_by_queue(name)
         theirs = {name.removesuffix(BACKLOG) for name in names} - {OURS}
         queues = [backlog(name) for name in sorted(theirs)]
-        self.follow(c, self.consume(c, c.connection.channel(), queues, 1))
+        self.follow(c, self.consume(c, queues, 1))
 
     def follow(self, c: Any, backlogs: Any) -> None:
         """A queue that this worker is told to take from, or not to any more, is meant with its backlog."""
@@ -346,10 +346,10 @@ class EngineConsumer(bootsteps.ConsumerStep):
 
         c.add_task_queue, c.cancel_task_queue = add, cancel
 
-    def consume(self, c: Any, channel: Any, queues: list[Any], most: int) -> Consumer:
-        """Take from these queues, up to so many messages that are not acknowledged yet."""
+    def consume(self, c: Any, queues: list[Any], most: int) -> Consumer:
+        """Take from these queues on a channel of their own, up to so many messages not acknowledged yet."""
         consumer = Consumer(
-            channel,
+            c.connection.channel(),
             queues,
             on_message=c.create_task_handler(),
             on_decode_error=c.on_decode_error,

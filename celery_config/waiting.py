@@ -20,7 +20,7 @@ from celery.concurrency.asynpool import AsynPool
 from celery.worker import state
 
 from celery_config.broker import is_backlog
-from celery_config.bundle import OF_AN_EVENT, Packed, send_alone, where_from
+from celery_config.bundle import OF_AN_EVENT, packed, send_alone, where_from
 
 LOOK_SECONDS = 0.5  # what waits when it is looked at and still does at the next look has a copy sent
 COPY = "triggerbeat_copy"  # a header
@@ -109,12 +109,6 @@ def share(app: Celery, requests: Iterable[Any]) -> None:
     copies = []
     for request in requests:
         with suppress(TypeError, ValueError):  # somebody's message of another form
-            copies.append((request.name, packed(request), where_from(request.message)))
+            copies.append((request.name, packed(request.message), where_from(request.message)))
     if copies:
         Thread(target=send_alone, args=(app, copies, OF_AN_EVENT | {COPY: True}), daemon=True).start()
-
-
-def packed(request: Any) -> Packed:
-    """What a message says of a task."""
-    args, kwargs, _ = request.message.payload
-    return Packed(request.id, request.time_limits[0], args, kwargs)

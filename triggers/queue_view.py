@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-from triggers.settings import BACKLOG, OURS, Settings, without_password
+from triggers.settings import BACKLOG, OURS, Settings, with_backlogs, without_password
 
 SHOWN = 100  # messages of each kind; totals are exact
 TIMEOUT_SECONDS = 2.0
@@ -32,7 +32,7 @@ def queues(settings: Settings, broker_url: str) -> Document:
     """The broker's queues, a backlog's when something waits there, and what workers hold; `error` says why,
     when it cannot be asked.
     """
-    names = [name + end for name in (OURS, *settings.celery_queues) for end in ("", BACKLOG)]
+    names = with_backlogs([OURS, *settings.celery_queues])
     document: Document = {"url": without_password(broker_url), "error": None, "queues": [], "held": None}
     try:
         look = redis_queues if is_redis(broker_url) else amqp_queues

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -118,6 +118,11 @@ class Settings:
         if self.celery_queue_type == "quorum" and not self.celery_broker_url.startswith("amqp"):
             raise wrong("CELERY_QUEUE_TYPE", "quorum", "classic, unless CELERY_BROKER_URL is RabbitMQ's")
         return self
+
+
+def with_backlogs(queues: Iterable[str]) -> list[str]:
+    """The names of these queues, and of the backlogs beside them."""
+    return [name + end for name in queues for end in ("", BACKLOG)]
 
 
 def task_allowed(task: str, allowed: tuple[str, ...]) -> bool:

@@ -18,9 +18,9 @@ from tests.acceptance.test_worker import NO_MESSAGES
 from tests.faults.catalogue import AFTER_OUTAGE, fault
 from tests.faults.lane import Lane
 from tests.processes import free_port
-from triggers.settings import BACKLOG, OURS
+from triggers.settings import OURS, with_backlogs
 
-QUEUES = tuple(name + end for name in (OURS, "tasks") for end in ("", BACKLOG))
+QUEUES = with_backlogs([OURS, "tasks"])
 CREATE_MS = 200
 COMPETITORS = 6  # of ours for each message, beside the workers
 PUBLISH = b"\x00\x3c\x00\x28"  # the method `basic.publish` in a frame of AMQP

@@ -32,6 +32,7 @@ from tests.acceptance.installation import (
 from tests.processes import Process, free_port, wait_until
 from tests.servers import RabbitMQ, Server, Valkey
 from triggers import queue_view, tick
+from triggers.settings import with_backlogs
 from triggers.tick import Hint
 
 WRONG_TICK = "TICK_SECONDS='soon' is not allowed: it must be a whole number of seconds from 1 to 3600"
@@ -643,7 +644,7 @@ def test_what_is_no_message_kills_no_worker(
     """Whatever somebody leaves in our lists is dropped with a line, and the same process goes on."""
     with Installation(tmp_path, sqlite_url, valkey.url) as installation:
         worker = installation.worker(pool=pool)
-        for queue in ("celery", "tasks"):
+        for queue in with_backlogs(["celery", "tasks"]):
             for entry in NO_MESSAGES:
                 valkey.command("LPUSH", queue, entry)
         installation.create("after-log", message())
@@ -651,7 +652,28 @@ def test_what_is_no_message_kills_no_worker(
         installation.wait_for_all(["after-log", "after-task"])
         assert worker.alive()
         lines = [line for line in worker.output().splitlines() if "being no message" in line]
-        assert len(lines) == 2 * len(NO_MESSAGES)
+        assert len(lines) == 4 * len(NO_MESSAGES)
         assert all(len(line) < 300 for line in lines)
         assert "Traceback" not in worker.output()
         assert valkey.command("HLEN", "unacked") == 0
+
+
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
+def test_a_message_that_cannot_be_decoded_ends_no_worker(
+    broker: str, request: pytest.FixtureRequest, sqlite_url: str, tmp_path: Path
+) -> None:
+    """In whichever queue it is left; the next message is taken."""
+    url = request.getfixturevalue("rabbitmq_url" if broker == "rabbitmq" else "broker_url")
+    with Installation(tmp_path, sqlite_url, url) as installation:
+        worker = installation.worker()
+        with Connection(url) as connection:
+            producer = connection.Producer(serializer="json")
+            for queue in with_backlogs(["celery", "tasks"]):
+                headers = {"task": "examples.tasks.divide", "id": queue, "compression": "application/x-gzip"}
+                producer.publish([[1, 2], {}, {}], exchange=queue, routing_key=queue, headers=headers)
+        installation.create("after-log", message())
+        installation.now("after-task", task("divide", 4, 2))
+        installation.wait_for_all(["after-log", "after-task"])
+        assert worker.alive()
+        wait_until(lambda: worker.output().count("Can't decode message body") == 4, 20, worker.output)
+        assert "Unrecoverable error" not in worker.output()

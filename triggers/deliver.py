@@ -100,13 +100,10 @@ def too_old(job: Job, now: datetime) -> bool:
 
 def judge_misfires(connection: Connection, jobs: Sequence[Job], now: datetime) -> list[Job]:
     """Drop first starts that are later than their grace, unless they are the newest under fire_once."""
-    missed = [
-        job
-        for job in jobs
-        if is_late(job.misfire_at, now)
-        and not job.attempt
-        and (job.policy["misfire"] == "skip" or delivery.newer_is_due(connection, job, now))
-    ]
+    late = [job for job in jobs if is_late(job.misfire_at, now) and not job.attempt]
+    kept = [job for job in late if job.policy["misfire"] != "skip"]
+    superseded = delivery.superseded(connection, kept, now)
+    missed = [job for job in late if job.policy["misfire"] == "skip" or job.id in superseded]
     return drop(connection, jobs, missed, Reason.MISFIRE, now)
 
 

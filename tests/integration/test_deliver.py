@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection
+from sqlalchemy import event as sqlalchemy_event
 
 from models import Attempt, Event, Trigger, TriggerChange
 from models.database import Database
@@ -644,6 +645,33 @@ def test_under_fire_once_an_older_one_gives_way_to_a_newer_one_that_ran_or_is_no
     world.now += seconds(60)
     assert world.trigger().next_at <= world.now
     assert fates(world)[0] == ("skipped", "misfire")
+
+
+def test_late_ones_are_judged_together_each_by_its_own_trigger(world: World) -> None:
+    executed: list[str] = []
+    numbers = []
+    for most in (1, 30):
+        policy = {"misfire_grace_seconds": 1}
+        for n in range(most):
+            world.create(f"twice-{most}-{n}", every(10, max_runs=2), HTTP, policy=policy)
+            world.create(
+                f"once-{most}-{n}", once((world.now - NOON).total_seconds() + 15), HTTP, policy=policy
+            )
+        world.tick()
+        known = [event.id for event in world.events() if event.status == "pending"]
+        world.now += seconds(60)
+        executed.clear()
+        with world.database.write() as connection:
+            sqlalchemy_event.listen(
+                connection, "before_cursor_execute", lambda *given: executed.append(given[2])
+            )
+            ready = deliver.prepare(connection, known, "http", world.now)
+        assert len(known) == 3 * most
+        assert len({job.name for job in ready.jobs}) == len(ready.jobs) == 2 * most
+        assert sum(event.reason == "misfire" and event.id in known for event in world.events()) == most
+        world.finish(SUCCEEDED, *world.start())
+        numbers.append(len(executed))
+    assert numbers[0] == numbers[1]
 
 
 def test_under_fire_all_each_starts_however_late(world: World) -> None:

@@ -385,21 +385,24 @@ def due(
     return [(r.id, r.trigger_id, r.misfire_at, r.due_at) for r in connection.execute(statement, parameters)]
 
 
-NEWER = """
-SELECT EXISTS (SELECT 1 FROM events WHERE trigger_id = :id AND scheduled_for > :instant
-  AND due_at <= :now AND source IN ('schedule', 'catchup'))
+SUPERSEDED = """
+SELECT e.id FROM events e
+WHERE e.id {ids} AND EXISTS (SELECT 1 FROM events n WHERE n.trigger_id = e.trigger_id
+  AND n.scheduled_for > e.scheduled_for AND n.due_at <= :now AND n.source IN ('schedule', 'catchup'))
 """
 
 
-def newer_is_due(connection: Connection, job: Job, now: datetime) -> bool:
-    """Whether a newer occurrence of the job's trigger is due, whatever became of it, or not planned yet."""
-    if job.next_at is not None and job.next_at <= now:
-        return True
-    parameters = {"id": job.trigger_id} | bulk.instants(
-        connection, {"instant": job.scheduled_for, "now": now}
-    )
-    statement = bulk.sql(connection, NEWER).bindparams(bindparam("id", type_=Id))
-    return bool(connection.execute(statement, parameters).scalar_one())
+def superseded(connection: Connection, jobs: Sequence[Job], now: datetime) -> set[str]:
+    """The ids of those jobs whose trigger has a newer occurrence that is due, whatever became of it, or is
+    not planned yet.
+    """
+    found = {job.id for job in jobs if job.next_at is not None and job.next_at <= now}
+    asked = [job.id for job in jobs if job.id not in found]
+    if not asked:
+        return found
+    statement = bulk.typed(connection, SUPERSEDED, id=Id)
+    parameters = bulk.instants(connection, {"now": now}) | {"ids": bulk.ids(connection, asked)}
+    return found | {row.id for row in connection.execute(statement, parameters)}
 
 
 DELETED = "SELECT id FROM triggers WHERE id {ids} AND deleted_at IS NOT NULL"

@@ -35,6 +35,7 @@ def create_app(settings: Settings | None = None, hint: Callable[[], None] | None
     """
     settings = checked(settings)
     database = Database(settings.database_url, patience=LOCK_SECONDS + 1)  # a lock may take its time
+    _ = database.engine  # imports the driver, which the first request of each process would wait for
     app = Flask("triggers.api", static_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=MAX_BODY_BYTES, PROVIDE_AUTOMATIC_OPTIONS=False)
     app.url_map.merge_slashes = False  # `/triggers//t` is nowhere, not a redirect

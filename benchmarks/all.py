@@ -39,7 +39,7 @@ FULL: dict[str, list[str]] = {
     "celery_tasks": ["--count", "5000", "--workers", "1", "--databases", "postgresql"],
     "http_deliveries": ["--count", "100000", "--repeat", "1", "--databases", "postgresql"],
     "isolation": ["--cases", "catch-up,calls,hanging,tasks", "--seconds", "15", "--databases", "postgresql"],
-    "lateness": ["--cases", "seconds,instants", "--databases", "postgresql"],
+    "lateness": ["--seconds", "20", "--databases", "postgresql"],
     "memory": ["--databases", "postgresql"],
     "neighbours": ["--counts", "1000,10000,100000", "--brief"],
 }

@@ -70,6 +70,8 @@ BOUNDS = (
     Bound(f"{LATE}, 99 of 100", "lateness", ("p99_ms",), 60, 20, "ms", True, INSTANTS),
     Bound(f"{LATE}, early", "lateness", ("early",), 0, None, "starts", True, SECONDS),
     Bound(f"{LATE}, early", "lateness", ("early",), 0, None, "starts", True, INSTANTS),
+    *(Bound("starts, {case} a second, each at an instant of its own, {database}, 99 of 100", "lateness",
+            ("p99_ms",), 100, None, "ms", True, {"case": rate}) for rate in ("1", "100", "1000")),
     Bound(CREATE.replace("{way}", "in bulk"), "create", ("in_bulk", "per_second"), 8_000, 20_000, "a second"),
     Bound(CREATE.replace("{way}", "one by one"), "create", ("one_by_one", "per_second"),
           1_000, 2_000, "a second"),

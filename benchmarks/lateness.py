@@ -31,7 +31,7 @@ MINUTE_MS = {"seconds": (10.0, 40.0), "instants": (20.0, 60.0)}  # p50, p99 to s
 ANY_MS = (None, 100.0)  # what is promised at any rate: 99 of 100 starts
 RATE_TICK_SECONDS = 20
 MINUTE_SECONDS = 60
-DISK_SECONDS = 5.0
+DISK_SECONDS = 3.0
 PAGE = 8192  # bytes: PostgreSQL's
 WARM_UP = timedelta(seconds=5)  # from the first instant on: not measured
 
@@ -112,7 +112,7 @@ def sleep_lateness() -> list[float]:
 
 
 def disk_lateness(directory: Path) -> list[float]:
-    """The floor of a commit: milliseconds until the disk has kept a page, sorted; for five seconds."""
+    """The floor of a commit: milliseconds until the disk has kept a page, sorted."""
     took: list[float] = []
     file = os.open(directory / "page", os.O_CREAT | os.O_WRONLY)
     until = time.monotonic() + DISK_SECONDS

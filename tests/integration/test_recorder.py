@@ -52,16 +52,30 @@ def recorder(world: World) -> Iterator[Recorder]:
 # -------------------------------------------------------------------------------------------- begin
 
 
-def test_both_ways_begin_the_same_attempt(postgres_world: World) -> None:
+@pytest.mark.parametrize(
+    ("misfire", "after", "attempt"),
+    [
+        ("fire_once", 0.25, 0),
+        ("fire_once", 3600, 0),  # nothing newer is due
+        ("fire_all", 0.25, 0),
+        ("fire_all", 3600, 0),
+        ("fire_once", 3600, 1),
+        ("skip", 3600, 1),
+    ],
+)
+def test_both_ways_begin_the_same_attempt(
+    postgres_world: World, misfire: str, after: float, attempt: int
+) -> None:
     world = postgres_world
-    event_id = planned(world, policy={"timeout_seconds": 20}, target=TASK | {"kwargs": {"x": [1]}})
-    world.now += seconds(0.25)
+    policy = {"timeout_seconds": 20, "misfire": misfire, "catchup_window_seconds": 3600}
+    event_id = planned(world, policy=policy, target=TASK | {"kwargs": {"x": [1]}})
+    world.now += seconds(after)
 
     def attempt_by(way: Callable[[Database, str, str], Job | None]) -> tuple[Any, dict[str, Any]]:
         world.change(
             Event,
-            **{"status": "pending", "attempt": 0},
-            **dict.fromkeys(("started_at", "attempt_started_at", "lease_until")),
+            **{"status": "pending", "attempt": attempt},
+            **dict.fromkeys(("started_at", "attempt_started_at", "lease_until"), NOON if attempt else None),
         )
         job = way(world.database, event_id, ADD)
         assert job is not None
@@ -73,6 +87,29 @@ def test_both_ways_begin_the_same_attempt(postgres_world: World) -> None:
 
 def late(world: World) -> None:
     world.now += seconds(61)
+
+
+def late_under(misfire: str) -> Callable[[World], None]:
+    def change(world: World) -> None:
+        world.change(Trigger, policy=world.trigger().policy | {"misfire": misfire})
+        if misfire == "fire_all":  # as it would have been planned
+            world.change(Event, misfire_at=None)
+        late(world)
+
+    return change
+
+
+def older_than_its_window(misfire: str) -> Callable[[World], None]:
+    def change(world: World) -> None:
+        late_under(misfire)(world)
+        world.change(Trigger, policy=world.trigger().policy | {"catchup_window_seconds": 60})
+
+    return change
+
+
+def not_the_newest(world: World) -> None:
+    world.now = world.trigger().planned_until + seconds(1)  # and the next is not planned yet
+    world.change(Trigger, next_at=world.now)
 
 
 def too_early(world: World) -> None:
@@ -100,7 +137,19 @@ def has_begun(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "changed", [late, too_early, overlaps, is_deleted, calls_another_task, is_of_another_kind, has_begun]
+    "changed",
+    [
+        late_under("skip"),
+        older_than_its_window("fire_once"),
+        older_than_its_window("fire_all"),
+        not_the_newest,
+        too_early,
+        overlaps,
+        is_deleted,
+        calls_another_task,
+        is_of_another_kind,
+        has_begun,
+    ],
 )
 def test_what_is_to_be_judged_does_not_begin_at_once(
     postgres_world: World, changed: Callable[[World], None]
@@ -108,6 +157,19 @@ def test_what_is_to_be_judged_does_not_begin_at_once(
     event_id = planned(postgres_world)
     changed(postgres_world)
     assert begin_at_once(postgres_world.database, event_id, ADD) is None
+
+
+def test_of_late_ones_only_the_newest_begins_at_once(postgres_world: World) -> None:
+    world = postgres_world
+    world.create(schedule=test_tick.every(10, max_runs=2), target=TASK, policy={"misfire_grace_seconds": 1})
+    world.tick()
+    older, newer = world.ids()
+    late(world)
+    assert begin_at_once(world.database, older, ADD) is None
+    job = begin_at_once(world.database, newer, ADD)
+    assert job is not None
+    assert begin(world.database, older, ADD) is None  # whatever became of the newer one
+    assert [(e.status, e.reason) for e in world.events()] == [("skipped", "misfire"), ("running", None)]
 
 
 @pytest.mark.parametrize(

@@ -126,14 +126,22 @@ def start(connection: Connection, ids: Sequence[str], now: datetime, lease: date
 
 # In psycopg's own form, not SQLAlchemy's.
 CLOCK = "c AS (SELECT COALESCE(CAST(%(now)s AS timestamptz), clock_timestamp()) AS now)"
+NEWER_IS_DUE = """EXISTS (SELECT 1 FROM events n WHERE n.trigger_id = e.trigger_id
+  AND n.scheduled_for > e.scheduled_for AND n.due_at <= {now} AND n.source IN ('schedule', 'catchup'))"""
+# As `deliver.too_old` and `deliver.judge_misfires` have it: a long backlog is late, and has enough to do.
+LATE_BUT_WANTED = f"""t.policy->>'misfire' <> 'skip'
+    AND c.now <= e.scheduled_for + make_interval(secs => CAST(t.policy->>'catchup_window_seconds' AS float))
+    AND (e.misfire_at IS NULL
+      OR (t.next_at IS NULL OR t.next_at > c.now) AND NOT {NEWER_IS_DUE.format(now="c.now")})"""
 BEGIN = f"""
 UPDATE events e SET status = 'running', attempt = e.attempt + 1, started_at = COALESCE(e.started_at, c.now),
        attempt_started_at = c.now,
        lease_until = c.now + make_interval(secs => %(margin)s + CAST(t.policy->>'timeout_seconds' AS float))
 FROM triggers t, c
-WHERE e.id = CAST(%(id)s AS uuid) AND e.status = 'pending' AND e.due_at <= c.now AND e.misfire_at >= c.now
+WHERE e.id = CAST(%(id)s AS uuid) AND e.status = 'pending' AND e.due_at <= c.now
   AND t.id = e.trigger_id AND t.target_type = 'celery' AND t.target->>'task' = %(task)s
   AND t.deleted_at IS NULL AND t.policy->>'overlap' = 'allow'
+  AND (e.misfire_at >= c.now OR e.attempt > 0 OR {LATE_BUT_WANTED})
 RETURNING {JOB}, e.attempt_started_at
 """
 BEGIN_ALONE = f"WITH {CLOCK} {BEGIN}"
@@ -385,11 +393,7 @@ def due(
     return [(r.id, r.trigger_id, r.misfire_at, r.due_at) for r in connection.execute(statement, parameters)]
 
 
-SUPERSEDED = """
-SELECT e.id FROM events e
-WHERE e.id {ids} AND EXISTS (SELECT 1 FROM events n WHERE n.trigger_id = e.trigger_id
-  AND n.scheduled_for > e.scheduled_for AND n.due_at <= :now AND n.source IN ('schedule', 'catchup'))
-"""
+SUPERSEDED = f"SELECT e.id FROM events e WHERE e.id {{ids}} AND {NEWER_IS_DUE.format(now=':now')}"
 
 
 def superseded(connection: Connection, jobs: Sequence[Job], now: datetime) -> set[str]:

@@ -25,14 +25,14 @@ import argparse
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import bindparam, select, update
 
 from benchmarks import stored
 from benchmarks.harness import DATABASES, TICK, Site, now, report, site, sleep_until, table
 from benchmarks.http_deliveries import start_sink
 from benchmarks.lateness import part
-from models import Event, Trigger
-from models.base import new_ids
+from models import Trigger
+from models.base import instant_text, new_ids
 
 EVERY_SECONDS = 10
 TICK_SECONDS = 10
@@ -41,6 +41,11 @@ OCCURRENCES = 100_000
 HANGING = 1_000
 HOSTS = 10
 MUST_STAY_UNDER_MS = 100.0
+
+EVENT_COLUMNS = (
+    "id", "trigger_id", "source", "status", "state", "attempt", "dispatches", "coalesced",
+    "scheduled_for", "fire_at", "due_at", "created_at", "recheck_at",
+)  # fmt: skip
 
 STARTS = """
 SELECT e.fire_at, e.started_at FROM events e JOIN triggers t ON t.id = e.trigger_id
@@ -79,22 +84,14 @@ def with_events(place: Site, target: dict[str, Any]) -> str:
     at = now()
     later = at + timedelta(days=1)
     stored.insert_triggers(place, 1, target, later)
-    with place.database.write() as connection:
+    with place.database.read() as connection:
         owner = connection.execute(select(Trigger.id).where(Trigger.name.like(mark(later)))).scalar_one()
-        rows = []
-        for number, id_ in enumerate(new_ids(at, OCCURRENCES)):
-            due = at - timedelta(seconds=OCCURRENCES - number)
-            instants = {
-                "scheduled_for": due,
-                "fire_at": due,
-                "due_at": at,
-                "created_at": at,
-                "recheck_at": at,
-            }
-            rows.append(
-                {"id": id_, "trigger_id": owner, "source": "backfill", "status": "pending", **instants}
-            )
-        connection.execute(insert(Event.__table__), rows)  # type: ignore[arg-type]
+    form = (lambda instant: instant) if place.kind == "postgresql" else instant_text
+    rows = []
+    for number, id_ in enumerate(new_ids(at, OCCURRENCES)):
+        instant = form(at - timedelta(seconds=OCCURRENCES - number))
+        rows.append((id_, owner, "backfill", "pending", "active", 0, 0, 1, instant, instant, *[form(at)] * 3))
+    stored.load(place, "events", EVENT_COLUMNS, rows)
     return mark(later)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -32,17 +32,21 @@ def insert_triggers(
 
     Those of a year are of a hundred lengths, each a second longer than the one before.
     """
-    rows = trigger_rows(site, count, target, first, apart, every_seconds)
-    names = ", ".join(COLUMNS)
+    load(site, "triggers", COLUMNS, trigger_rows(site, count, target, first, apart, every_seconds))
+
+
+def load(site: Site, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Put rows into a table: by COPY on PostgreSQL, by one `executemany` on SQLite."""
+    names = ", ".join(columns)
     with site.unhurried() as driver:
         if site.kind == "postgresql":
-            with driver.cursor().copy(f"COPY triggers ({names}) FROM STDIN") as copy:
+            with driver.cursor().copy(f"COPY {table} ({names}) FROM STDIN") as copy:
                 for row in rows:
                     copy.write_row(row)
         else:
             driver.execute("BEGIN")
-            marks = ", ".join("?" * len(COLUMNS))
-            driver.executemany(f"INSERT INTO triggers ({names}) VALUES ({marks})", rows)
+            marks = ", ".join("?" * len(columns))
+            driver.executemany(f"INSERT INTO {table} ({names}) VALUES ({marks})", rows)
         driver.commit()
 
 

@@ -76,6 +76,8 @@ class Channel(redis.Channel):
     QoS = QoS
     Message: Any
     connection: Any
+    _pool: Any
+    _at_hand: Any = None
 
     def _connparams(self, asynchronous: bool = False) -> Any:
         # Of a connection that Celery gave up, kombu closes a channel twice, which then wants to hand back its
@@ -85,8 +87,15 @@ class Channel(redis.Channel):
         return super()._connparams(asynchronous)  # type: ignore[no-untyped-call]
 
     def _create_client(self, asynchronous: bool = False) -> Any:
+        """A client; of those that block the one that is there. Kombu makes one for each question it asks,
+        which takes as long as to ask it.
+        """
+        if not asynchronous and self._at_hand is not None and self._at_hand.connection_pool is self._pool:
+            return self._at_hand
         client = super()._create_client(asynchronous)  # type: ignore[no-untyped-call]
         client.parse_response = partial(self._sifted, client.parse_response)
+        if not asynchronous:
+            self._at_hand = client
         return client
 
     def _sifted(self, read: Callable[..., Any], connection: Any, command: str, **options: Any) -> Any:

@@ -29,7 +29,7 @@ from benchmarks.neighbours.roster import ROSTER, Neighbour
 
 INSTALLING = 3  # environments at a time
 REPEAT = 3  # where a bound of ours rests on it
-FAST_SECONDS = 25.0  # and a run takes no longer
+FAST_SECONDS = 20.0  # and a run takes no longer
 BRIEF_CUT_SECONDS = 20.0  # where none does, with `--brief`
 
 

@@ -100,6 +100,21 @@ def test_a_tick_with_much_to_send_waits_while_enough_is_there(
         waiting.result(20)
 
 
+def test_who_asks_again_and_again_stays_connected(broker_url: str, valkey: Valkey) -> None:
+    def connections() -> int:
+        return int(valkey.command("INFO", "stats")["total_connections_received"])
+
+    app = Celery("tests", set_as_current=False)
+    app.conf.update(options(Settings(celery_broker_url=broker_url)), task_serializer="json")
+    with closing(app):
+        assert look(app, TASKS) == Queues(ours=False, tasks=False)
+        before = connections()
+        for _ in range(10):
+            assert look(app, TASKS) == Queues(ours=False, tasks=False)
+        assert connections() == before + 1, "whoever counts comes anew"
+        pools.reset()
+
+
 def test_after_a_flush_there_is_nothing_and_what_is_sent_arrives(broker_url: str, valkey: Valkey) -> None:
     app = Celery("tests", set_as_current=False)
     app.conf.update(options(Settings(celery_broker_url=broker_url)), task_serializer="json")
@@ -116,6 +131,9 @@ def test_who_cannot_ask_says_that_messages_wait(broker_url: str, valkey: Valkey)
     app = Celery("tests", set_as_current=False)
     app.conf.update(options(Settings(celery_broker_url=broker_url)))
     with closing(app):
+        assert look(app, TASKS) == Queues(ours=False, tasks=False)
         valkey.kill()
         assert look(app, TASKS) == Queues(ours=True, tasks=True)
+        valkey.start()
+        assert look(app, TASKS) == Queues(ours=False, tasks=False), "it is asked anew"
         pools.reset()

@@ -38,6 +38,19 @@ def test_a_connection_that_holds_messages_can_be_closed_after_its_broker_is_gone
         channels[1].qos.restore_at_shutdown = False  # or it tries to at the end of this process
 
 
+def test_a_channel_makes_one_client_for_all_its_questions_and_another_one_for_other_connections(
+    valkey: Valkey,
+) -> None:
+    redis_transport.install()
+    with Connection(valkey.url) as connection:
+        channel: Any = connection.default_channel
+        first = channel._create_client()
+        assert channel._create_client() is first is not channel._create_client(asynchronous=True)
+        channel._disconnect_pools()
+        assert channel._create_client() is not first
+        assert channel._create_client().ping()
+
+
 EVENT = {"triggerbeat_event": True}
 
 

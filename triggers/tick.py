@@ -33,9 +33,10 @@ LARGEST_SKEW_SECONDS = 1.0  # of this machine's clock against the database's, be
 MARGIN = timedelta(seconds=PLANNING_MARGIN_SECONDS)  # ahead of now a hint plans at least
 LONGEST_GRACE = timedelta(minutes=5)  # so that a backlog does not amplify itself
 NEWEST = 50  # unattended events that each tick looks at first
-BATCHES_BEFORE_PLANNING = 5  # of the rest
+BATCHES_BEFORE_PLANNING = 20  # of the rest
 BATCHES_IN_THE_END = 200  # and after it: what waits may come again, and a tick is to end
 SMALL_BATCH = 500  # which are small: a large one takes a tenth of a second from who is on time
+REST_SECONDS = 0.05  # after each on SQLite: who waits for its lock in another process looks every 10 ms
 DOUBLINGS = 5  # of the grace, until it is the longest
 
 log = logging.getLogger("triggerbeat.tick")
@@ -62,7 +63,7 @@ class Queues(NamedTuple):
 
 
 Look = Callable[[], Queues]  # asks the broker; who cannot tell says that they do
-Call = Callable[[], object]  # asks any worker to help with planning
+Call = Callable[[], object]  # asks any worker to help with planning, or lets others have SQLite
 Pause = Callable[[], bool]  # waits for a moment while enough waits in the broker; whether to go on
 
 
@@ -84,11 +85,12 @@ class Tick:
     tzdata: str
     now: datetime
     until: datetime
+    call: Call = nobody
+    rest: Call = nobody
     planned: int = 0
     skipped: int = 0
     dispatched: int = 0
     taken_back: int = 0
-    call: Call = nobody
     resting: set[str] = field(default_factory=set)
 
 
@@ -101,6 +103,7 @@ def execute_scheduled_triggers(
     look: Look = Queues,
     call: Call = nobody,
     pause: Pause = go_on,
+    rest: Call = nobody,
     hinted: bool = False,
 ) -> Tick:
     """Plan what is due up to now + `horizon`, and take back what nobody finished.
@@ -120,19 +123,19 @@ def execute_scheduled_triggers(
     with database.read() as connection:
         now = database.now(connection)
         found = plan.outlook(connection, now, now + horizon)
-    tick = Tick(database, dispatch, tzdata, now, now + horizon, call=call)
+    tick = Tick(database, dispatch, tzdata, now, now + horizon, call, rest)
     look = functools.cache(look)  # once, before this tick sends anything itself
     lost = found.sent_again and not hinted and notice_lost(tick, look(), batch)
-    rest = False
+    more, small = False, min(batch, SMALL_BATCH)
     if found.unattended or lost:
         if found.due:
             plan_batch(tick, batch, wait=False)
         take_back(tick, min(NEWEST, batch), look, newest=True)
-        rest = take_back_alone(tick, batch, look, BATCHES_BEFORE_PLANNING, go_on)
+        more = take_back_alone(tick, small, look, BATCHES_BEFORE_PLANNING, go_on)
     if found.due:
         plan_all(tick, batch)
-    if rest:
-        take_back_alone(tick, min(batch, SMALL_BATCH), look, BATCHES_IN_THE_END, pause)
+    if more:
+        take_back_alone(tick, small, look, BATCHES_IN_THE_END, pause)
     if found.due or found.exhausted or found.unattended or lost:
         with database.write() as connection:
             lifecycle.complete(connection, database.now(connection), tzdata)  # what ended meanwhile, too
@@ -167,8 +170,9 @@ def run(
     began = time.monotonic()
     if node is None:
         horizon = horizon_of_hint(database, horizon)
+    rest = nobody if database.is_postgres else functools.partial(time.sleep, REST_SECONDS)
     tick = execute_scheduled_triggers(
-        database, dispatch, horizon, tzdata, look=look, call=call, pause=pause, hinted=node is None
+        database, dispatch, horizon, tzdata, look=look, call=call, pause=pause, rest=rest, hinted=node is None
     )
     if node is not None:
         with database.write() as connection:
@@ -315,13 +319,18 @@ def send(tick: Tick, hints: Sequence[Hint]) -> bool:
 
 
 def take_back_alone(tick: Tick, batch: int, look: Look, most: int, pause: Pause) -> bool:
-    """So many batches, the oldest events first, with a `pause` after each: who has much to send takes time
-    from who is on time. Nothing while a tick of this process is at it. Whether there may be more.
+    """So many batches, the oldest events first, with a rest and a `pause` after each: who has much to send
+    takes time from who is on time. Nothing while a tick of this process is at it. Whether there may be more.
     """
+
+    def goes_on() -> bool:
+        tick.rest()
+        return pause()
+
     if not taking_back.acquire(blocking=False):
         return False
     try:
-        return all(take_back(tick, batch, look) and pause() for _ in range(most))
+        return all(take_back(tick, batch, look) and goes_on() for _ in range(most))
     finally:
         taking_back.release()
 

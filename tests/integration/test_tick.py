@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -965,6 +966,42 @@ def test_one_tick_of_a_process_takes_back_what_waits_and_pauses_between_batches(
     assert others == [3], "the newest of what is left, and no more"
     assert made.taken_back == 10
     assert pauses == [9, 12]
+
+
+def test_after_each_batch_of_a_great_backlog_others_may_write(world: World) -> None:
+    for number in range(10):
+        world.create(f"t{number}", once())
+    world.tick()
+    world.now += GRACE
+    rests: list[bool] = []
+
+    def rest() -> None:
+        with other.write():  # the lock of SQLite is free
+            rests.append(True)
+
+    other = world.connect()
+    made = tick.execute_scheduled_triggers(world.database, world.dispatch, seconds(90), TZDATA, 3, rest=rest)
+    assert made.taken_back == 10
+    assert len(rests) == 2, "after a full batch of the oldest; the last is not full"
+
+
+@pytest.mark.parametrize(("kind", "rests"), [("sqlite", True), ("postgresql", False)])
+def test_only_where_there_is_one_writer_a_tick_rests(
+    kind: str, rests: bool, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = request.getfixturevalue({"sqlite": "sqlite_url", "postgresql": "emptied_postgres_url"}[kind])
+    with closing(World(url)) as world:
+        for number in range(3):
+            world.create(f"t{number}", once())
+        world.tick()
+        world.now += GRACE
+        rested: list[float] = []
+        monkeypatch.setattr(tick, "NEWEST", 1)
+        monkeypatch.setattr(tick, "SMALL_BATCH", 1)
+        monkeypatch.setattr(time, "sleep", rested.append)
+        tick.run(world.database, world.dispatch, seconds(90), TZDATA, None)
+        assert bool(rested) is rests
+        assert set(rested) <= {tick.REST_SECONDS}
 
 
 def test_of_a_great_backlog_the_rest_comes_after_what_is_new(

@@ -19,7 +19,7 @@ from kombu import Connection
 from kombu.transport import virtual
 
 from celery_config import bundle
-from celery_config.broker import PREFIX, addressed, backlog
+from celery_config.broker import ONE_TRY, PREFIX, addressed, backlog
 from triggers.lanes import Batch
 from triggers.outgoing import values_of
 from triggers.settings import BACKLOG, OURS, with_backlogs
@@ -210,6 +210,7 @@ def channel_to_ask(connection: Connection) -> Iterator[Any]:
     if isinstance(connection.transport, virtual.Transport):
         yield connection.default_channel
     else:
+        connection.ensure_connection(**ONE_TRY)  # which was broken the last time is closed
         with connection.channel() as channel:
             yield channel
 

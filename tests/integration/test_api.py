@@ -659,7 +659,12 @@ def test_a_lock_that_is_not_had_is_unavailable(api: Api) -> None:
 
 @pytest.mark.parametrize(
     ("environment", "word"),
-    [({}, "ADMIN_TOKEN"), ({"TICK_SECONDS": "x", "ADMIN_TOKEN": "t"}, "TICK_SECONDS")],
+    [
+        ({}, "ADMIN_TOKEN"),
+        ({"TICK_SECONDS": "x", "ADMIN_TOKEN": "t"}, "TICK_SECONDS"),
+        ({"DATABASE_URL": "sqlite:///t.db?timeout=soon", "ADMIN_TOKEN": "t"}, "DATABASE_URL"),
+        ({"DATABASE_URL": "postgresql://localhost/t?plugin=none", "ADMIN_TOKEN": "t"}, "DATABASE_URL"),
+    ],
 )
 def test_a_wrong_setting_stops_the_start_with_one_line(
     tmp_path: Path, environment: dict[str, str], word: str

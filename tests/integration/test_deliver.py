@@ -690,6 +690,20 @@ def test_what_has_grown_older_than_the_window_never_fires(world: World, misfire:
     assert fates(world) == [("skipped", "catchup_window")]
 
 
+def test_a_log_event_that_outlives_its_window_on_the_way_here_is_looked_at(world: World) -> None:
+    world.create(schedule=once(), policy={"catchup_window_seconds": 90})
+    world.now += seconds(85)
+    world.tick()
+    assert world.event().source == "catchup"
+    world.now = NOON + seconds(90) + INSTANT
+    with world.database.write() as connection:
+        assert delivery.complete_plain(connection, world.ids(), world.now) == 0
+        assert delivery.complete_last(connection, world.ids(), world.now) == []
+    world.now = NOON + seconds(89)
+    with world.database.write() as connection:
+        assert len(delivery.complete_last(connection, world.ids(), world.now)) == 1
+
+
 def test_a_retry_is_never_a_misfire(world: World) -> None:
     planned(world, policy={"misfire": "skip", "misfire_grace_seconds": 1})
     world.finish(FAILED, *world.start())

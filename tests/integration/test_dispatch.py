@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from celery import Celery
@@ -14,7 +15,7 @@ from kombu import pools
 from celery_config import dispatch as dispatcher
 from celery_config.broker import backlog, is_backlog, options
 from celery_config.dispatch import dispatch, look, put_back, wait_for_deliveries
-from tests.servers import Valkey
+from tests.servers import RabbitMQ, Valkey
 from triggers.settings import BACKLOG, OURS, Settings
 from triggers.tick import Hint, Queues
 
@@ -125,6 +126,21 @@ def test_after_a_flush_there_is_nothing_and_what_is_sent_arrives(broker_url: str
         assert dispatch(app, [HINT])
         assert look(app, TASKS) == Queues(ours=True, tasks=False)
         pools.reset()
+
+
+@pytest.mark.usefixtures("rabbitmq")  # which says when it is not installed; the one of all tests stays
+def test_who_lost_rabbitmq_asks_it_anew(tmp_path: Path) -> None:
+    with RabbitMQ(tmp_path) as rabbitmq:
+        app = Celery("tests", set_as_current=False)
+        app.conf.update(options(Settings(celery_broker_url=rabbitmq.url())), task_serializer="json")
+        with closing(app):
+            assert look(app, TASKS) == Queues(ours=False, tasks=False)
+            rabbitmq.kill()
+            assert look(app, TASKS) == Queues(ours=True, tasks=True)
+            assert look(app, TASKS) == Queues(ours=True, tasks=True)
+            rabbitmq.start()
+            assert look(app, TASKS) == Queues(ours=False, tasks=False)
+            pools.reset()
 
 
 def test_who_cannot_ask_says_that_messages_wait(broker_url: str, valkey: Valkey) -> None:

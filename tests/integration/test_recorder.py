@@ -172,6 +172,19 @@ def test_of_late_ones_only_the_newest_begins_at_once(postgres_world: World) -> N
     assert [(e.status, e.reason) for e in world.events()] == [("skipped", "misfire"), ("running", None)]
 
 
+def test_what_catches_up_and_outlives_its_window_on_the_way_here_never_fires(world: World) -> None:
+    """Its grace counts from its planning on, so it is not late yet."""
+    world.create(schedule=once(), target=TASK, policy={"catchup_window_seconds": 90})
+    world.now += seconds(85)
+    world.tick()
+    event = world.event()
+    assert (event.source, event.misfire_at) == ("catchup", world.now + seconds(60))
+    world.now = NOON + seconds(90) + timedelta(microseconds=1)
+    assert begin_at_once(world.database, event.id, ADD) is None
+    assert begin(world.database, event.id, ADD) is None
+    assert (world.event().status, world.event().reason) == ("skipped", "catchup_window")
+
+
 @pytest.mark.parametrize(
     "changed", [too_early, is_deleted, calls_another_task, is_of_another_kind, has_begun]
 )

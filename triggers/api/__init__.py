@@ -10,8 +10,9 @@ import sys
 from collections.abc import Callable
 
 from flask import Flask
+from sqlalchemy.exc import SQLAlchemyError
 
-from models.database import LOCK_SECONDS, Database
+from models.database import LOCK_SECONDS, Database, in_one_line
 from triggers.api import problems
 from triggers.api.creation import Creation
 from triggers.api.endpoint import Endpoint
@@ -34,8 +35,7 @@ def create_app(settings: Settings | None = None, hint: Callable[[], None] | None
     Without an ADMIN_TOKEN, or with a wrong setting, the process ends with one line.
     """
     settings = checked(settings)
-    database = Database(settings.database_url, patience=LOCK_SECONDS + 1)  # a lock may take its time
-    _ = database.engine  # imports the driver, which the first request of each process would wait for
+    database = opened(settings.database_url)
     app = Flask("triggers.api", static_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=MAX_BODY_BYTES, PROVIDE_AUTOMATIC_OPTIONS=False)
     app.url_map.merge_slashes = False  # `/triggers//t` is nowhere, not a redirect
@@ -49,6 +49,19 @@ def create_app(settings: Settings | None = None, hint: Callable[[], None] | None
     app.extensions["intake"] = creation.intake
     route(app, creation, Endpoint(settings, database), Health(settings, database))
     return app
+
+
+def opened(url: str) -> Database:
+    """The database, with its driver imported: the first request of each process would wait for that. Ends the
+    process when it cannot be.
+    """
+    try:
+        database = Database(url, patience=LOCK_SECONDS + 1)  # a lock may take its time
+        _ = database.engine
+        return database
+    except (ImportError, SQLAlchemyError, TypeError, ValueError) as error:
+        print(f"triggerbeat: DATABASE_URL cannot be used: {in_one_line(error)}", file=sys.stderr)
+        raise SystemExit(BOOT_FAILED) from None
 
 
 def route(app: Flask, creation: Creation, endpoint: Endpoint, health: Health) -> None:

@@ -126,11 +126,15 @@ def start(connection: Connection, ids: Sequence[str], now: datetime, lease: date
 
 # In psycopg's own form, not SQLAlchemy's.
 CLOCK = "c AS (SELECT COALESCE(CAST(%(now)s AS timestamptz), clock_timestamp()) AS now)"
+# The source as an expression, or PostgreSQL would take the index that begins with `scheduled_for`, and read
+# what all other triggers have after it.
 NEWER_IS_DUE = """EXISTS (SELECT 1 FROM events n WHERE n.trigger_id = e.trigger_id
-  AND n.scheduled_for > e.scheduled_for AND n.due_at <= {now} AND n.source IN ('schedule', 'catchup'))"""
+  AND n.scheduled_for > e.scheduled_for AND n.due_at <= {now}
+  AND n.source || '' IN ('schedule', 'catchup'))"""
 # As `deliver.too_old` and `deliver.judge_misfires` have it: a long backlog is late, and has enough to do.
-LATE_BUT_WANTED = f"""t.policy->>'misfire' <> 'skip'
-    AND c.now <= e.scheduled_for + make_interval(secs => CAST(t.policy->>'catchup_window_seconds' AS float))
+IN_WINDOW = """{now} <= {event}.scheduled_for
+    + make_interval(secs => CAST(t.policy->>'catchup_window_seconds' AS float))"""
+LATE_BUT_WANTED = f"""t.policy->>'misfire' <> 'skip' AND {IN_WINDOW.format(now="c.now", event="e")}
     AND (e.misfire_at IS NULL
       OR (t.next_at IS NULL OR t.next_at > c.now) AND NOT {NEWER_IS_DUE.format(now="c.now")})"""
 BEGIN = f"""
@@ -141,7 +145,8 @@ FROM triggers t, c
 WHERE e.id = CAST(%(id)s AS uuid) AND e.status = 'pending' AND e.due_at <= c.now
   AND t.id = e.trigger_id AND t.target_type = 'celery' AND t.target->>'task' = %(task)s
   AND t.deleted_at IS NULL AND t.policy->>'overlap' = 'allow'
-  AND (e.misfire_at >= c.now OR e.attempt > 0 OR {LATE_BUT_WANTED})
+  AND (e.misfire_at >= c.now AND (e.source <> 'catchup' OR {IN_WINDOW.format(now="c.now", event="e")})
+    OR e.attempt > 0 OR {LATE_BUT_WANTED})
 RETURNING {JOB}, e.attempt_started_at
 """
 BEGIN_ALONE = f"WITH {CLOCK} {BEGIN}"
@@ -229,8 +234,12 @@ UPDATE events SET {completed}
 WHERE events.id {ids} AND events.status = 'pending' AND events.due_at <= :now
   AND events.misfire_at >= :now
   AND EXISTS (SELECT 1 FROM triggers t WHERE t.id = events.trigger_id AND t.target_type = 'log'
-    AND t.deleted_at IS NULL AND {exhausted} AND t.consecutive_failures = 0 AND {overlap} = 'allow')
+    AND t.deleted_at IS NULL AND {exhausted} AND t.consecutive_failures = 0 AND {overlap} = 'allow'
+    AND (events.source <> 'catchup' OR {window}))
 """
+# Of an instant in SQLite's form there is no exact difference; what is at the edge is looked at.
+IN_WINDOW_SQLITE = """(julianday(:now) - julianday(events.scheduled_for)) * 86400
+      < json_extract(t.policy, '$.catchup_window_seconds') - 0.01"""
 
 
 def complete_plain(connection: Connection, ids: Sequence[str], now: datetime) -> int:
@@ -250,10 +259,12 @@ def plain(
     connection: Connection, ids: Sequence[str], now: datetime, exhausted: str, returning: str
 ) -> tuple[TextClause, dict[str, Any]]:
     """The statement for plain events, and its parameters."""
-    overlap = (
-        "t.policy->>'overlap'" if bulk.is_postgres(connection) else "json_extract(t.policy, '$.overlap')"
-    )
+    if bulk.is_postgres(connection):
+        overlap, window = "t.policy->>'overlap'", IN_WINDOW.format(now=":now", event="events")
+    else:
+        overlap, window = "json_extract(t.policy, '$.overlap')", IN_WINDOW_SQLITE
     text_ = COMPLETE_PLAIN.replace("{completed}", COMPLETED).replace("{overlap}", overlap)
+    text_ = text_.replace("{window}", window)
     statement = bulk.sql(connection, text_.replace("{exhausted}", exhausted) + returning)
     return statement, bulk.instants(connection, {"now": now}) | {"ids": bulk.ids(connection, ids)}
 

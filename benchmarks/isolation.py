@@ -32,7 +32,7 @@ from benchmarks.harness import DATABASES, TICK, Site, now, report, site, sleep_u
 from benchmarks.http_deliveries import start_sink
 from benchmarks.lateness import part
 from models import Trigger
-from models.base import instant_text, new_ids
+from models.base import new_ids
 
 EVERY_SECONDS = 10
 TICK_SECONDS = 10
@@ -86,7 +86,7 @@ def with_events(place: Site, target: dict[str, Any]) -> str:
     stored.insert_triggers(place, 1, target, later)
     with place.database.read() as connection:
         owner = connection.execute(select(Trigger.id).where(Trigger.name.like(mark(later)))).scalar_one()
-    form = (lambda instant: instant) if place.kind == "postgresql" else instant_text
+    form = stored.form_of_instants(place)
     rows = []
     for number, id_ in enumerate(new_ids(at, OCCURRENCES)):
         instant = form(at - timedelta(seconds=OCCURRENCES - number))

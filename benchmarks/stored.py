@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -50,6 +50,11 @@ def load(site: Site, table: str, columns: Sequence[str], rows: Iterable[Sequence
         driver.commit()
 
 
+def form_of_instants(site: Site) -> Callable[[datetime], datetime | str]:
+    """What makes an instant what `load` takes for it."""
+    return (lambda instant: instant) if site.kind == "postgresql" else instant_text
+
+
 COLUMNS = (
     "name", "description", "tags", "schedule", "target_type", "target", "secret", "policy", "retry",
     "id", "anchor", "state", "version", "planned_until", "next_at", "planned_count", "consecutive_failures",
@@ -64,7 +69,7 @@ def trigger_rows(
     at = now()
     lengths = SCHEDULES if every_seconds == YEAR_SECONDS else 1
     definitions = [definition(at, target, every_seconds + longer) for longer in range(lengths)]
-    form = (lambda instant: instant) if site.kind == "postgresql" else instant_text
+    form = form_of_instants(site)
     created = form(at)
     for number in range(count):
         due = first + number * apart

@@ -63,8 +63,8 @@ class Queues(NamedTuple):
 
 
 Look = Callable[[], Queues]  # asks the broker; who cannot tell says that they do
-Call = Callable[[], object]  # asks any worker to help with planning, or lets others have SQLite
-Pause = Callable[[], bool]  # waits for a moment while enough waits in the broker; whether to go on
+Call = Callable[[], object]  # asks any worker to help with planning
+Pause = Callable[[], bool]  # waits for a moment, or while enough waits in the broker; whether to go on
 
 
 def nobody() -> None:
@@ -73,6 +73,12 @@ def nobody() -> None:
 
 def go_on() -> bool:
     """There is no one to wait for."""
+    return True
+
+
+def let_others_write() -> bool:
+    """There is one writer, and who waits for the lock in another process does not stand in line."""
+    time.sleep(REST_SECONDS)
     return True
 
 
@@ -85,12 +91,11 @@ class Tick:
     tzdata: str
     now: datetime
     until: datetime
-    call: Call = nobody
-    rest: Call = nobody
     planned: int = 0
     skipped: int = 0
     dispatched: int = 0
     taken_back: int = 0
+    call: Call = nobody
     resting: set[str] = field(default_factory=set)
 
 
@@ -103,7 +108,7 @@ def execute_scheduled_triggers(
     look: Look = Queues,
     call: Call = nobody,
     pause: Pause = go_on,
-    rest: Call = nobody,
+    rest: Pause = go_on,
     hinted: bool = False,
 ) -> Tick:
     """Plan what is due up to now + `horizon`, and take back what nobody finished.
@@ -123,7 +128,7 @@ def execute_scheduled_triggers(
     with database.read() as connection:
         now = database.now(connection)
         found = plan.outlook(connection, now, now + horizon)
-    tick = Tick(database, dispatch, tzdata, now, now + horizon, call, rest)
+    tick = Tick(database, dispatch, tzdata, now, now + horizon, call=call)
     look = functools.cache(look)  # once, before this tick sends anything itself
     lost = found.sent_again and not hinted and notice_lost(tick, look(), batch)
     more, small = False, min(batch, SMALL_BATCH)
@@ -131,11 +136,11 @@ def execute_scheduled_triggers(
         if found.due:
             plan_batch(tick, batch, wait=False)
         take_back(tick, min(NEWEST, batch), look, newest=True)
-        more = take_back_alone(tick, small, look, BATCHES_BEFORE_PLANNING, go_on)
+        more = take_back_alone(tick, small, look, BATCHES_BEFORE_PLANNING, rest)
     if found.due:
         plan_all(tick, batch)
     if more:
-        take_back_alone(tick, small, look, BATCHES_IN_THE_END, pause)
+        take_back_alone(tick, small, look, BATCHES_IN_THE_END, lambda: rest() and pause())
     if found.due or found.exhausted or found.unattended or lost:
         with database.write() as connection:
             lifecycle.complete(connection, database.now(connection), tzdata)  # what ended meanwhile, too
@@ -170,7 +175,7 @@ def run(
     began = time.monotonic()
     if node is None:
         horizon = horizon_of_hint(database, horizon)
-    rest = nobody if database.is_postgres else functools.partial(time.sleep, REST_SECONDS)
+    rest = go_on if database.is_postgres else let_others_write
     tick = execute_scheduled_triggers(
         database, dispatch, horizon, tzdata, look=look, call=call, pause=pause, rest=rest, hinted=node is None
     )
@@ -319,18 +324,13 @@ def send(tick: Tick, hints: Sequence[Hint]) -> bool:
 
 
 def take_back_alone(tick: Tick, batch: int, look: Look, most: int, pause: Pause) -> bool:
-    """So many batches, the oldest events first, with a rest and a `pause` after each: who has much to send
-    takes time from who is on time. Nothing while a tick of this process is at it. Whether there may be more.
+    """So many batches, the oldest events first, with a `pause` after each: who has much to send takes time
+    from who is on time. Nothing while a tick of this process is at it. Whether there may be more.
     """
-
-    def goes_on() -> bool:
-        tick.rest()
-        return pause()
-
     if not taking_back.acquire(blocking=False):
         return False
     try:
-        return all(take_back(tick, batch, look) and goes_on() for _ in range(most))
+        return all(take_back(tick, batch, look) and pause() for _ in range(most))
     finally:
         taking_back.release()
 

@@ -975,9 +975,10 @@ def test_after_each_batch_of_a_great_backlog_others_may_write(world: World) -> N
     world.now += GRACE
     rests: list[bool] = []
 
-    def rest() -> None:
+    def rest() -> bool:
         with other.write():  # the lock of SQLite is free
             rests.append(True)
+        return True
 
     other = world.connect()
     made = tick.execute_scheduled_triggers(world.database, world.dispatch, seconds(90), TZDATA, 3, rest=rest)

@@ -34,8 +34,7 @@ def create_app(settings: Settings | None = None, hint: Callable[[], None] | None
     `hint` is called after a commit that makes something due before the next tick; it must return at once.
     Without an ADMIN_TOKEN, or with a wrong setting, the process ends with one line.
     """
-    settings = checked(settings)
-    database = opened(settings.database_url)
+    settings, database = prepared(settings)
     app = Flask("triggers.api", static_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=MAX_BODY_BYTES, PROVIDE_AUTOMATIC_OPTIONS=False)
     app.url_map.merge_slashes = False  # `/triggers//t` is nowhere, not a redirect
@@ -49,19 +48,6 @@ def create_app(settings: Settings | None = None, hint: Callable[[], None] | None
     app.extensions["intake"] = creation.intake
     route(app, creation, Endpoint(settings, database), Health(settings, database))
     return app
-
-
-def opened(url: str) -> Database:
-    """The database, with its driver imported: the first request of each process would wait for that. Ends the
-    process when it cannot be.
-    """
-    try:
-        database = Database(url, patience=LOCK_SECONDS + 1)  # a lock may take its time
-        _ = database.engine
-        return database
-    except (ImportError, SQLAlchemyError, TypeError, ValueError) as error:
-        print(f"triggerbeat: DATABASE_URL cannot be used: {in_one_line(error)}", file=sys.stderr)
-        raise SystemExit(BOOT_FAILED) from None
 
 
 def route(app: Flask, creation: Creation, endpoint: Endpoint, health: Health) -> None:
@@ -78,13 +64,28 @@ def route(app: Flask, creation: Creation, endpoint: Endpoint, health: Health) ->
     app.add_url_rule("/readyz", view_func=health.readyz)
 
 
-def checked(settings: Settings | None) -> Settings:
-    """The settings, from the environment unless given. Ends the process when they do not allow a start."""
+def prepared(settings: Settings | None) -> tuple[Settings, Database]:
+    """The settings, from the environment unless given, and the database. Ends the process when they do not
+    allow a start.
+    """
     try:
         settings = settings or Settings.from_environment()
         if not settings.admin_token:
             raise ConfigurationError("ADMIN_TOKEN is not set: the endpoint does not start without one")
-        return settings
+        return settings, opened(settings.database_url)
     except ConfigurationError as error:
         print(f"triggerbeat: {error}", file=sys.stderr)
         raise SystemExit(BOOT_FAILED) from None
+
+
+def opened(url: str) -> Database:
+    """The database, with its driver imported: the first request of each process would wait for that.
+
+    Raises ConfigurationError.
+    """
+    try:
+        database = Database(url, patience=LOCK_SECONDS + 1)  # a lock may take its time
+        _ = database.engine
+        return database
+    except (ImportError, SQLAlchemyError, TypeError, ValueError) as error:
+        raise ConfigurationError(f"DATABASE_URL cannot be used: {in_one_line(error)}") from None

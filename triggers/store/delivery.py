@@ -131,11 +131,12 @@ CLOCK = "c AS (SELECT COALESCE(CAST(%(now)s AS timestamptz), clock_timestamp()) 
 NEWER_IS_DUE = """EXISTS (SELECT 1 FROM events n WHERE n.trigger_id = e.trigger_id
   AND n.scheduled_for > e.scheduled_for AND n.due_at <= {now}
   AND n.source || '' IN ('schedule', 'catchup'))"""
-# As `deliver.too_old` and `deliver.judge_misfires` have it: a long backlog is late, and has enough to do.
 IN_WINDOW = """{now} <= {event}.scheduled_for
     + make_interval(secs => CAST(t.policy->>'catchup_window_seconds' AS float))"""
-LATE_BUT_WANTED = f"""t.policy->>'misfire' <> 'skip' AND {IN_WINDOW.format(now="c.now", event="e")}
-    AND (e.misfire_at IS NULL
+# Of what is late or catches up, what `deliver.too_old` and `deliver.judge_misfires` would let begin: a long
+# backlog is late, and has enough to do.
+WANTED = f"""t.policy->>'misfire' <> 'skip' AND {IN_WINDOW.format(now="c.now", event="e")}
+    AND (e.misfire_at IS NULL OR e.misfire_at >= c.now
       OR (t.next_at IS NULL OR t.next_at > c.now) AND NOT {NEWER_IS_DUE.format(now="c.now")})"""
 BEGIN = f"""
 UPDATE events e SET status = 'running', attempt = e.attempt + 1, started_at = COALESCE(e.started_at, c.now),
@@ -145,8 +146,7 @@ FROM triggers t, c
 WHERE e.id = CAST(%(id)s AS uuid) AND e.status = 'pending' AND e.due_at <= c.now
   AND t.id = e.trigger_id AND t.target_type = 'celery' AND t.target->>'task' = %(task)s
   AND t.deleted_at IS NULL AND t.policy->>'overlap' = 'allow'
-  AND (e.misfire_at >= c.now AND (e.source <> 'catchup' OR {IN_WINDOW.format(now="c.now", event="e")})
-    OR e.attempt > 0 OR {LATE_BUT_WANTED})
+  AND (e.misfire_at >= c.now AND e.source <> 'catchup' OR e.attempt > 0 OR {WANTED})
 RETURNING {JOB}, e.attempt_started_at
 """
 BEGIN_ALONE = f"WITH {CLOCK} {BEGIN}"
